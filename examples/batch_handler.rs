@@ -1,7 +1,8 @@
 //! A handler that takes the waiting messages in one call, which pays if a batch costs little more
 //! than a message, as with INSERT.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example batch_handler` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example batch_handler` in another.
 
 #![allow(clippy::print_stdout)]
 

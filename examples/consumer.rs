@@ -1,6 +1,7 @@
 //! A consumer with its own handler: an async closure.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example consumer` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example consumer` in another.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,6 +1,7 @@
 //! A consumer without a worker: a stream of deliveries, each answered by the application.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example deliveries` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example deliveries` in another.
 
 #![allow(clippy::print_stdout)]
 

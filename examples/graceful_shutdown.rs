@@ -2,7 +2,8 @@
 //! nothing new and finishes its running handlers; after a second Ctrl-C or the grace period it
 //! requeues the rest at once.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example graceful_shutdown` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example graceful_shutdown` in another.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,6 +1,7 @@
 //! A handler as a struct, which keeps state from message to message.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example handler` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example handler` in another.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,6 +1,7 @@
 //! The README's example: a consumer with its own handler and dead letters.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example readme` in another.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and
+//! `cargo run --example readme` in another.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -85,7 +85,8 @@
 //! | [`backoff`], [`shutdown`] | delays between retries, and graceful shutdown |
 //! | [`proto`] | the wire protocol, pure |
 //!
-//! The program `mqueue` is a crate of its own (`src/main.rs`, `src/commands/`) that uses this library as any other program would.
+//! The program `mqueue` is a crate of its own (`src/main.rs`, `src/commands/`) that uses this
+//! library as any other program would.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 // the documentation above links to items of optional features

@@ -1,5 +1,5 @@
-//! Other NSQ clients with the embedded broker: publish, defer, consume, touch, requeue, finish, with
-//! and without TLS, compression and AUTH. All do the same work (tests/peers/client.*,
+//! Other NSQ clients with the embedded broker: publish, defer, consume, touch, requeue, finish,
+//! with and without TLS, compression and AUTH. All do the same work (tests/peers/client.*,
 //! tests/peers/gonsq); an eavesdropper proves that none of them falls back.
 
 use std::path::{Path, PathBuf};

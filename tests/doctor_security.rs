@@ -1,4 +1,5 @@
-//! `mqueue doctor` and `mqueue wakeup` on brokers with TLS and AUTH: what they see, and the commands that they print.
+//! `mqueue doctor` and `mqueue wakeup` on brokers with TLS and AUTH: what they see, and the
+//! commands that they print.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;

@@ -58,7 +58,8 @@ fn flags_of_nsqd() -> Vec<NsqdFlag> {
 const WITHOUT_EFFECT: [&str; 5] =
     ["log-prefix", "queue-scan-selection-count", "queue-scan-worker-pool-max", "verbose", "worker-id"];
 
-/// Starts a broker with these flags, in memory and on free ports, until it listens; returns what it said.
+/// Starts a broker with these flags, in memory and on free ports, until it listens; returns what it
+/// said.
 fn said_with(flags: &[String]) -> String {
     let base = ["--memory", "--tcp-address=127.0.0.1:0", "--http-address=127.0.0.1:0"];
     let broker = base.iter().fold(mqueue("broker"), |broker, flag| broker.arg(flag));

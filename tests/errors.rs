@@ -1,4 +1,5 @@
-//! `mqueue errors` on a real broker: letters are listed, printed, redriven and dropped, and none is lost.
+//! `mqueue errors` on a real broker: letters are listed, printed, redriven and dropped, and none is
+//! lost.
 
 use nix::sys::signal::Signal;
 

@@ -103,9 +103,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Runs consumers with these arguments and kills each with SIGKILL while it writes; a last one takes
-/// the rest of `count` messages. Calls `look` after each kill with the number of messages that had
-/// left the queue.
+/// Runs consumers with these arguments and kills each with SIGKILL while it writes; a last one
+/// takes the rest of `count` messages. Calls `look` after each kill with the number of messages
+/// that had left the queue.
 fn killed_again_and_again(nsqd: &Nsqd, args: &str, count: u64, mut look: impl FnMut(u64)) {
     nsqd.create("foo", "1");
     let gone = |nsqd: &Nsqd| {

@@ -1,4 +1,5 @@
-//! `mqueue gateway` on a real broker: jobs are handed out, answered once, and redelivered when their worker leaves.
+//! `mqueue gateway` on a real broker: jobs are handed out, answered once, and redelivered when
+//! their worker leaves.
 
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;

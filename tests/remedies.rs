@@ -311,7 +311,8 @@ fn full_disks_old_versions_and_clock_skew_are_only_shown() {
     only_shows(&remedy(&doctor_with(), "clock"), &[]);
 }
 
-/// Buries a message of group g2, one of two of stream ord, and redrives it: returns the broker, and the retry stream.
+/// Buries a message of group g2, one of two of stream ord, and redrives it: returns the broker, and
+/// the retry stream.
 fn redriven() -> (Nsqd, String) {
     let nsqd = Nsqd::real(&[]);
     nsqd.create("ord", "g1");

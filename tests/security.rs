@@ -1,4 +1,5 @@
-//! TLS, compression and AUTH between the library and nsqd: every combination, and what an eavesdropper sees.
+//! TLS, compression and AUTH between the library and nsqd: every combination, and what an
+//! eavesdropper sees.
 
 use mqueue::client::{
     Address, AuthSecret, ConnectConfig, Consumer, ConsumerConfig, Error, Publisher, PublisherConfig, Security, identify,
@@ -20,7 +21,8 @@ fn connect_config(security: Security) -> ConnectConfig {
     ConnectConfig::default().with_security(security)
 }
 
-/// Publishes and consumes some messages over `line`, some of them longer than a chunk of any compression.
+/// Publishes and consumes some messages over `line`, some of them longer than a chunk of any
+/// compression.
 fn publish_and_consume(line: &Eavesdropper, security: Security) {
     let address: Address = line.address().parse().unwrap();
     let topic: mqueue::proto::TopicName = "secured".parse().unwrap();

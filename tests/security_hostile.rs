@@ -1,5 +1,5 @@
-//! Malicious and broken peers of TLS, compression and AUTH, on both sides: deadlines, one clear line,
-//! bounded memory, and others are served.
+//! Malicious and broken peers of TLS, compression and AUTH, on both sides: deadlines, one clear
+//! line, bounded memory, and others are served.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

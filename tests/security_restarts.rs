@@ -1,4 +1,5 @@
-//! Restarts and kills of the server in modes of TLS, compression and AUTH: nothing acknowledged is lost.
+//! Restarts and kills of the server in modes of TLS, compression and AUTH: nothing acknowledged is
+//! lost.
 
 use nix::sys::signal::Signal;
 

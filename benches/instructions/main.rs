@@ -1,4 +1,5 @@
-//! Fixed pieces of work, for counting their instructions: `scripts/instructions` runs each under valgrind.
+//! Fixed pieces of work, for counting their instructions: `scripts/instructions` runs each under
+//! valgrind.
 //!
 //! Run: `cargo bench --bench instructions` lists the scenes with their operations; `-- SCENE` runs
 //! one. No scene decides by a clock, has threads or draws random numbers, so its instructions are

@@ -1,5 +1,5 @@
-//! Batches published and messages consumed: the client's rate and its processor time, beside nsq's own bench programs; and
-//! messages to a file beside nsq_to_file.
+//! Batches published and messages consumed: the client's rate and its processor time, beside nsq's
+//! own bench programs; and messages to a file beside nsq_to_file.
 
 use std::cell::RefCell;
 use std::process::{Command, Stdio};

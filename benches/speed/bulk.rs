@@ -1,4 +1,5 @@
-//! Draining a channel of 200-byte messages: `mqueue consumer` beside nsq_tail, and beside a bare socket at a fixed RDY.
+//! Draining a channel of 200-byte messages: `mqueue consumer` beside nsq_tail, and beside a bare
+//! socket at a fixed RDY.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! The cost of TLS and compression: publishing with and without them, by the library's publisher and by
-//! go-nsq's producer (tests/peers/gonsq), on one connection.
+//! The cost of TLS and compression: publishing with and without them, by the library's publisher
+//! and by go-nsq's producer (tests/peers/gonsq), on one connection.
 
 use std::process::Command;
 use std::time::Instant;

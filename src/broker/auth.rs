@@ -29,7 +29,8 @@ pub enum AuthMethod {
     /// GET, with the parameters in the query.
     #[default]
     Get,
-    /// POST, with the parameters in a JSON body, each of them a list: the secret is in no log of URLs.
+    /// POST, with the parameters in a JSON body, each of them a list: the secret is in no log of
+    /// URLs.
     Post,
 }
 
@@ -84,7 +85,8 @@ struct AnswerItem {
 }
 
 impl AuthServers {
-    /// `addresses` are `HOST:PORT` or URLs; one of them is asked, and the others in turn if it fails.
+    /// `addresses` are `HOST:PORT` or URLs; one of them is asked, and the others in turn if it
+    /// fails.
     pub fn new(
         addresses: &[String],
         method: AuthMethod,
@@ -188,8 +190,8 @@ impl Grants {
         now > self.expires
     }
 
-    /// True if the client may subscribe to the channel, or, without one, publish to the topic. As in nsqd, publishing needs a channel
-    /// expression that matches the empty text.
+    /// True if the client may subscribe to the channel, or, without one, publish to the topic. As
+    /// in nsqd, publishing needs a channel expression that matches the empty text.
     pub(super) fn allow(&self, topic: &str, channel: Option<&str>) -> bool {
         self.authorizations.iter().any(|authorization| {
             let permitted = if channel.is_some() { authorization.subscribe } else { authorization.publish };

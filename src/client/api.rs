@@ -1,4 +1,5 @@
-//! The HTTP APIs of nsqd and nsqlookupd (<https://nsq.io/components/nsqd.html>, `nsqd/http.go`, `nsqlookupd/http.go`).
+//! The HTTP APIs of nsqd and nsqlookupd (<https://nsq.io/components/nsqd.html>, `nsqd/http.go`,
+//! `nsqlookupd/http.go`).
 //!
 //! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has limits on its bytes and
 //! its number of values; names that NSQ does not allow are removed from it.
@@ -143,8 +144,9 @@ impl Api {
         self.send(method, path, query, Bytes::new()).await
     }
 
-    /// Calls the API. A server that wants TLS tells its port with it: that one is called instead, by
-    /// an API that is secured. Nothing is done before the server's refusal, so no call is made twice.
+    /// Calls the API. A server that wants TLS tells its port with it: that one is called instead,
+    /// by an API that is secured. Nothing is done before the server's refusal, so no call is made
+    /// twice.
     async fn send(
         &self,
         method: Method,

@@ -35,7 +35,8 @@ impl ClientBackend {
         }
     }
 
-    /// Checks that the backend has what is asked of connections: tokio-nsq would connect without it.
+    /// Checks that the backend has what is asked of connections: tokio-nsq would connect without
+    /// it.
     #[cfg_attr(not(feature = "tokio-nsq"), allow(unused_variables))]
     pub(super) fn check(self, security: &Security) -> Result<(), Error> {
         match self {

@@ -74,7 +74,8 @@ impl Default for ConnectConfig {
 }
 
 impl ConnectConfig {
-    /// Sets the IDENTIFY settings. Keep `feature_negotiation` on: without it nsqd's limits stay unknown.
+    /// Sets the IDENTIFY settings. Keep `feature_negotiation` on: without it nsqd's limits stay
+    /// unknown.
     #[must_use]
     pub fn with_identify(mut self, identify: Identify) -> Self {
         self.identify = identify;
@@ -129,9 +130,9 @@ pub async fn authenticate(address: &Address, config: &ConnectConfig) -> Result<O
     Ok(Connection::open(address, config).await?.auth)
 }
 
-/// Connects, and returns the certificates that nsqd shows if it is asked for TLS; `None` if it offers
-/// no TLS. Nothing is verified, and no secret is sent. The handshake has the same time limit as
-/// connecting.
+/// Connects, and returns the certificates that nsqd shows if it is asked for TLS; `None` if it
+/// offers no TLS. Nothing is verified, and no secret is sent. The handshake has the same time limit
+/// as connecting.
 ///
 /// # Errors
 /// nsqd is unreachable, or shows no certificate.
@@ -220,10 +221,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sets up what IDENTIFY's reply grants, in NSQ's order; each step is answered with OK over the new stream.
+    /// Sets up what IDENTIFY's reply grants, in NSQ's order; each step is answered with OK over the
+    /// new stream.
     ///
     /// # Errors
-    /// Anything asked for and not granted: nothing falls back to plain text, and no secret goes over it.
+    /// Anything asked for and not granted: nothing falls back to plain text, and no secret goes
+    /// over it.
     #[cfg_attr(not(any(feature = "tls", feature = "compression")), allow(unused_mut))]
     async fn upgrade(mut self, security: &Security) -> Result<Self, Error> {
         security.check(&self.address, &self.granted)?;
@@ -267,8 +270,8 @@ impl Connection {
         }
     }
 
-    /// Writes from `out`, or reads once if `reads`: whichever is possible first. After a failed write it only reads, since nsqd's last words may
-    /// still be there. Cancel-safe.
+    /// Writes from `out`, or reads once if `reads`: whichever is possible first. After a failed
+    /// write it only reads, since nsqd's last words may still be there. Cancel-safe.
     pub(crate) async fn exchange(&mut self, reads: bool) -> Step {
         poll_fn(|cx| {
             if self.has_unsent() && !self.write_failed {
@@ -379,7 +382,8 @@ impl Connection {
         }
     }
 
-    /// The error of a connection that ended, or whose TLS nsqd ended: it says so after the handshake where it dislikes a client's certificate.
+    /// The error of a connection that ended, or whose TLS nsqd ended: it says so after the
+    /// handshake where it dislikes a client's certificate.
     pub(crate) fn closed(&self, source: Option<io::Error>) -> Error {
         #[cfg(feature = "tls")]
         if let Some(source) = source.as_ref().and_then(net::tls::copy) {

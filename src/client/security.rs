@@ -1,4 +1,5 @@
-//! TLS, compression and AUTH of a connection to nsqd: the wishes, and the check of what nsqd grants.
+//! TLS, compression and AUTH of a connection to nsqd: the wishes, and the check of what nsqd
+//! grants.
 
 use std::fmt;
 

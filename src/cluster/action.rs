@@ -105,12 +105,13 @@ fn messages(topic: &TopicStats, action: QueueAction, group: Option<&ChannelName>
 }
 
 impl ClusterApis {
-    /// Does an action on every nsqd of [`ClusterState::places`]. nsqlookupds learn of what is created
-    /// or deleted first: nsqds ask them for the groups of a new stream, and consumers for the nsqds.
+    /// Does an action on every nsqd of [`ClusterState::places`]. nsqlookupds learn of what is
+    /// created or deleted first: nsqds ask them for the groups of a new stream, and consumers for
+    /// the nsqds.
     ///
     /// # Errors
-    /// Fails before anything is changed on an nsqd if an nsqlookupd refuses; an nsqd's error is in its
-    /// outcome.
+    /// Fails before anything is changed on an nsqd if an nsqlookupd refuses; an nsqd's error is in
+    /// its outcome.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the action done on some nsqds. Every action may be repeated.

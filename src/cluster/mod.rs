@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A dead nsqd is a part of the result and not an error: its messages are missing in the sums, and
-//! the caller says so. Every request has the deadline of [`client::Nsqd`](crate::client::Nsqd), 5 s.
+//! the caller says so. Every request has the deadline of [`client::Nsqd`](crate::client::Nsqd), 5
+//! s.
 
 mod action;
 mod apis;

@@ -1,4 +1,5 @@
-//! The command line: the subcommands, each declared in the `args.rs` of its folder, and the help of the program.
+//! The command line: the subcommands, each declared in the `args.rs` of its folder, and the help of
+//! the program.
 
 use std::fmt::Write;
 
@@ -16,8 +17,8 @@ use super::{
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// Log filter, for stderr or the journal: error, warn, info, debug, trace or off, or by module, as
-    /// in `mqueue::client=debug`
+    /// Log filter, for stderr or the journal: error, warn, info, debug, trace or off, or by module,
+    /// as in `mqueue::client=debug`
     #[arg(
         long,
         global = true,
@@ -77,7 +78,8 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Broker", &["broker", "demo"]),
 ];
 
-/// Replaces the list of commands in `mqueue --help` by one that is grouped by task. Only a request for help pays for it.
+/// Replaces the list of commands in `mqueue --help` by one that is grouped by task. Only a request
+/// for help pays for it.
 pub(crate) fn grouped_by_task(told: clap::Error) -> clap::Error {
     if !matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
         return told;

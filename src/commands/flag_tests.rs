@@ -19,8 +19,9 @@ const DIFFERENT: [(&str, &str); 9] = [
     ("rate", "messages a second everywhere; some commands take fractions or `max`"),
 ];
 
-/// Variables without the program's prefix: the names of the first commands, and of nsq's addresses. All others begin
-/// with `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell is not meant for this program.
+/// Variables without the program's prefix: the names of the first commands, and of nsq's addresses.
+/// All others begin with `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell
+/// is not meant for this program.
 const WITHOUT_PREFIX: [&str; 19] = [
     "BUFFER_SIZE",
     "CHUNK_SIZE",

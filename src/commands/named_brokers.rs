@@ -7,8 +7,9 @@ use super::common::context::{self, ContextName};
 use super::common::exit::Failure;
 use super::simulate::args::Via;
 
-/// Applies the context, reads the files for TLS and AUTH, and adds the TCP addresses of nsqds that the command line names
-/// by HTTP address alone; without them a command would connect to the default address, another nsqd.
+/// Applies the context, reads the files for TLS and AUTH, and adds the TCP addresses of nsqds that
+/// the command line names by HTTP address alone; without them a command would connect to the
+/// default address, another nsqd.
 ///
 /// # Errors
 /// Fails if the context or a file cannot be used, or an nsqd does not tell its TCP address.

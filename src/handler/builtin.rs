@@ -44,7 +44,8 @@ pub struct HandlerOptions {
     pub nsqd: Vec<Address>,
     /// Settings of the connections to these nsqds.
     pub connect: ConnectConfig,
-    /// Environment variables that commands do not inherit, besides those that may hold secrets of this program.
+    /// Environment variables that commands do not inherit, besides those that may hold secrets of
+    /// this program.
     pub withheld: Vec<String>,
 }
 

@@ -31,8 +31,8 @@ use super::{CAPTURE_LIMIT, Handler, HandlerError, HandlerOptions, HttpUrl, LONGE
 use crate::http::client::{BodyError, body, cause};
 use crate::proto::excerpt;
 
-/// The number of consecutive 401, 403, 404 and 405 that may be the messages' own fault once others were
-/// taken.
+/// The number of consecutive 401, 403, 404 and 405 that may be the messages' own fault once others
+/// were taken.
 const MAX_CHANCE_REFUSALS: u32 = 3;
 /// The limit for reading an unused response, in bytes, so that its connection can be reused.
 const DRAIN_LIMIT: usize = 256 * 1024;

@@ -110,18 +110,18 @@ pub enum Verdict {
         /// The reason, in one line.
         why: String,
     },
-    /// The message could not be tried, and is not to blame: the address of the work is wrong, or its
-    /// server is unreachable. The message is requeued for `after`, or for the worker's own delay, without
-    /// using up an attempt. It counts as a failure for the consumer's backoff.
+    /// The message could not be tried, and is not to blame: the address of the work is wrong, or
+    /// its server is unreachable. The message is requeued for `after`, or for the worker's own
+    /// delay, without using up an attempt. It counts as a failure for the consumer's backoff.
     Unavailable {
         /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,
         /// The reason, in one line.
         why: String,
     },
-    /// The message was sent to a server that did not acknowledge it, and may have been processed there.
-    /// A worker treats this as [`Verdict::Retry`]: the message may be what stopped the server. A stage
-    /// waits until its next hop is available again.
+    /// The message was sent to a server that did not acknowledge it, and may have been processed
+    /// there. A worker treats this as [`Verdict::Retry`]: the message may be what stopped the
+    /// server. A stage waits until its next hop is available again.
     Unanswered {
         /// The delay, if the handler knows better than the worker.
         after: Option<Duration>,

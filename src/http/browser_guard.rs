@@ -1,9 +1,10 @@
-//! Protection from web pages: a page in a browser on this machine, or in its network, must not use a
-//! server here.
+//! Protection from web pages: a page in a browser on this machine, or in its network, must not use
+//! a server here.
 //!
-//! A page can send requests to any address. Its own name may be made to resolve to this machine (DNS
-//! rebinding), which the `Host` header shows; otherwise the browser adds `Origin` and `Sec-Fetch-Site`.
-//! Other clients send neither, and a `Host` that is an address or a name of this machine.
+//! A page can send requests to any address. Its own name may be made to resolve to this machine
+//! (DNS rebinding), which the `Host` header shows; otherwise the browser adds `Origin` and
+//! `Sec-Fetch-Site`. Other clients send neither, and a `Host` that is an address or a name of this
+//! machine.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -25,8 +26,8 @@ pub struct BrowserGuard {
     any_host: bool,
 }
 
-/// The origin of a web page: `https://HOST[:PORT]`, in lower case and without the scheme's own port;
-/// or `null`, that of a page without one.
+/// The origin of a web page: `https://HOST[:PORT]`, in lower case and without the scheme's own
+/// port; or `null`, that of a page without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 

@@ -11,9 +11,9 @@
 //! An evicted connection has its slot until it is closed: there are never more sockets than slots,
 //! and one that waits for a slot.
 //!
-//! There are fewer turns than slots. Most of the difference is reserved for health checks, which need
-//! no turn: they are answered while slow readers hold all turns. The rest is for evicted connections,
-//! which may take a while to close.
+//! There are fewer turns than slots. Most of the difference is reserved for health checks, which
+//! need no turn: they are answered while slow readers hold all turns. The rest is for evicted
+//! connections, which may take a while to close.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Listening as Go does: `:PORT` is every address of both families, or of IPv4 where there is no IPv6.
+//! Listening as Go does: `:PORT` is every address of both families, or of IPv4 where there is no
+//! IPv6.
 //!
 //! The backlog is as long as the system allows (`net.core.somaxconn`). The default is short, and a
 //! client that does not fit tries again only after 1, 2 and 4 seconds.

@@ -29,7 +29,8 @@ impl Bodies {
         Self { bytes: body, count: 1 }
     }
 
-    /// `count` bodies, each behind its size. `None` if the sizes do not add up to exactly these bytes.
+    /// `count` bodies, each behind its size. `None` if the sizes do not add up to exactly these
+    /// bytes.
     pub fn from_sized(bytes: Bytes, count: u32) -> Option<Self> {
         let mut end = 0;
         for _ in 0..count {

@@ -16,7 +16,8 @@ pub struct GroupPending {
     pub in_flight: u64,
     /// Deferred.
     pub deferred: u64,
-    /// In the queue of a paused group. A paused stream holds up only what its groups do not have yet.
+    /// In the queue of a paused group. A paused stream holds up only what its groups do not have
+    /// yet.
     pub paused: u64,
 }
 
@@ -84,8 +85,8 @@ impl QueueTotals {
         self.without_group.retain(|(_, stream), _| !fleet::has_stream(stream, |name| known.contains(name)));
     }
 
-    /// Counts what was redriven to a group as its own, once every nsqd was added: its consumers read
-    /// both streams, and come for either.
+    /// Counts what was redriven to a group as its own, once every nsqd was added: its consumers
+    /// read both streams, and come for either.
     pub fn join_retries(&mut self) {
         let origin = |name: &GroupName| Some((origin_of(&name.0, &name.1, &self.known)?, name.1.clone()));
         let retries: Vec<_> = self.groups.keys().filter_map(|name| Some((name.clone(), origin(name)?))).collect();

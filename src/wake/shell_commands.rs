@@ -14,8 +14,8 @@ pub fn in_url(name: &str) -> String {
     name.replace('#', "%23")
 }
 
-/// The curl commands for HTTP APIs, with the options for those with TLS. An address is `HOST:PORT` or
-/// `https://HOST:PORT`.
+/// The curl commands for HTTP APIs, with the options for those with TLS. An address is `HOST:PORT`
+/// or `https://HOST:PORT`.
 #[derive(Debug, Clone, Default)]
 pub struct Curl {
     /// The options for addresses with TLS, each a quoted word.
@@ -25,7 +25,8 @@ pub struct Curl {
 }
 
 impl Curl {
-    /// Returns the commands with these options for addresses with TLS, and this name in certificates.
+    /// Returns the commands with these options for addresses with TLS, and this name in
+    /// certificates.
     pub fn with_tls(options: &[String], server_name: Option<&str>) -> Self {
         let options = options.iter().map(|option| format!(" {}", shell(option))).collect();
         Self { options, server_name: server_name.map(str::to_owned) }
@@ -43,8 +44,8 @@ impl Curl {
     }
 
     /// Returns the command that creates these groups of a stream on an nsqd that has none of them.
-    /// Each group gets the whole backlog: the first group alone would get it, so the stream is paused
-    /// until all groups exist.
+    /// Each group gets the whole backlog: the first group alone would get it, so the stream is
+    /// paused until all groups exist.
     pub fn create_groups(&self, http: &str, stream: &str, groups: &[&str], is_paused: bool) -> String {
         let create = groups.iter().map(|group| self.post(http, "channel/create", stream, Some(group)));
         let create = create.collect::<Vec<_>>().join(" && ");
@@ -55,8 +56,8 @@ impl Curl {
         format!("{pause} && {{ {create}; made=$?; {unpause} && test $made = 0; }}")
     }
 
-    /// Returns the command that asks for the name of a stream's first group and creates it. The first
-    /// group gets the whole backlog, so the user has to choose it.
+    /// Returns the command that asks for the name of a stream's first group and creates it. The
+    /// first group gets the whole backlog, so the user has to choose it.
     pub fn create_first_group(&self, http: &str, stream: &str) -> String {
         let path = format!("channel/create?topic={}", in_url(stream));
         let create = self.call(" -X POST -G --data-urlencode \"channel=$group\"", http, &path);

@@ -323,7 +323,8 @@ fn statistics_equal_nsqd() {
     );
 }
 
-/// Two topics: one with a paused channel and one with a consumer that has a message, one without a channel; and a producer.
+/// Two topics: one with a paused channel and one with a consumer that has a message, one without a
+/// channel; and a producer.
 fn populate(broker: &Nsqd) -> [Client; 2] {
     broker.create("alpha", "one");
     broker.post("/channel/pause?topic=alpha&channel=one");

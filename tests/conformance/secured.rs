@@ -1,5 +1,5 @@
-//! The TCP protocol over TLS and compression, after AUTH, and where a server demands what the client
-//! does not do.
+//! The TCP protocol over TLS and compression, after AUTH, and where a server demands what the
+//! client does not do.
 
 use mqueue::net::transport::Compression;
 
@@ -21,7 +21,8 @@ fn compare(mode: Mode, is_used: bool) {
     let mut scripts = tcp::commands();
     scripts.extend(tcp::identifies());
     scripts.extend(["IDENTIFY", "AUTH"].map(|line| [&magic[..], line.as_bytes(), b"\n\0\0\0\x02{}"].concat()));
-    // after the upgrade, nsqd answers this one in the clear: it builds the buffer on the bare socket
+    // after the upgrade, nsqd answers this one in the clear: it builds the buffer on the bare
+    // socket
     scripts.retain(|script| !script.windows(23).any(|part| part == br#""output_buffer_size":-1"#));
     let share = if std::env::var_os("MQUEUE_TEST_MODES").is_some() { 1 } else { SHARE };
     let first = fastrand::usize(..share);

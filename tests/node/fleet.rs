@@ -65,7 +65,8 @@ impl Fleet {
         all.filter_map(|(at, node)| Some((at, epochs(&node.stderr()).max()?))).max_by_key(|(_, epoch)| *epoch)
     }
 
-    /// The epochs in the logs of all nodes. An epoch may end before its first event, and then has none.
+    /// The epochs in the logs of all nodes. An epoch may end before its first event, and then has
+    /// none.
     pub fn epochs(&self) -> Vec<u64> {
         let all: String = self.nodes.iter().map(Mqueue::stderr).chain([self.replaced_logs.clone()]).collect();
         epochs(&all).collect()
@@ -119,7 +120,8 @@ impl EventAuditor {
         self.0.wait_for_lines(before + events);
     }
 
-    /// Reads all events, and checks that epochs do not overlap, and that no event is missing or duplicated.
+    /// Reads all events, and checks that epochs do not overlap, and that no event is missing or
+    /// duplicated.
     #[track_caller]
     pub fn summary(self, nsqd: &Nsqd) -> EventSummary {
         nsqd.wait_for_empty("foo", "judge");

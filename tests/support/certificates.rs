@@ -8,11 +8,12 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// A folder of PEM files: `ca.pem`, `other-ca.pem`, and for each NAME of [`NAMES`] and [`OWN`] `NAME.pem` and `NAME.key`.
+/// A folder of PEM files: `ca.pem`, `other-ca.pem`, and for each NAME of [`NAMES`] and [`OWN`]
+/// `NAME.pem` and `NAME.key`.
 pub struct Certificates(tempfile::TempDir);
 
-/// Server certificates for 127.0.0.1 (good, expired, about to expire, for another name), and client certificates (good,
-/// from another authority).
+/// Server certificates for 127.0.0.1 (good, expired, about to expire, for another name), and client
+/// certificates (good, from another authority).
 const NAMES: [&str; 6] = ["server", "expired", "expiring", "elsewhere", "client", "foreign"];
 
 /// Certificates that are signed by themselves; the second is for servers only.

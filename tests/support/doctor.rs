@@ -54,8 +54,8 @@ pub struct Pasted {
     pub stdout: String,
 }
 
-/// Runs a command as if pasted into a shell, with `answers` on its stdin. Fails if the command leaves
-/// a file in the shell's folder, or does not end.
+/// Runs a command as if pasted into a shell, with `answers` on its stdin. Fails if the command
+/// leaves a file in the shell's folder, or does not end.
 #[track_caller]
 pub fn paste(command: &str, answers: &str) -> Pasted {
     let (work, programs) = (folder(), folder());

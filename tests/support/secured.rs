@@ -79,7 +79,8 @@ pub async fn frame(stream: &mut Stream) -> Option<String> {
     timeout(PATIENCE / 3, reading).await.expect("the server neither answers nor closes")
 }
 
-/// Sends a script at once, closes the sending side, and records every frame until the server closes.
+/// Sends a script at once, closes the sending side, and records every frame until the server
+/// closes.
 pub async fn play(stream: &mut Stream, script: &[u8]) -> String {
     send(stream, script).await;
     let _ = stream.shutdown().await;

@@ -8,7 +8,8 @@
 //!
 //! The folder is locked as nsqd locks it, and only read. A topic's queues are read twice: once for
 //! the copies of each message, and once for the bodies, which are written one at a time. So memory
-//! is needed for ids only: 32 bytes for each copy of the largest topic, and some 16 for each message.
+//! is needed for ids only: 32 bytes for each copy of the largest topic, and some 16 for each
+//! message.
 //!
 //! nsqd's ids are unique within their topic, and the log's are unique: a message whose id another
 //! topic's message has gets a new one. The log cannot be opened until the import has ended.

@@ -169,8 +169,8 @@ pub struct DiskLog {
     snapshot: u64,
     retry: Option<Instant>,
     reserve: Reserve,
-    /// Bytes of disk space kept allocated after the end of the newest segment, for changes: no other
-    /// program can take it when the disk is full.
+    /// Bytes of disk space kept allocated after the end of the newest segment, for changes: no
+    /// other program can take it when the disk is full.
     ahead: u64,
     /// Bytes of the last publish, if the disk had no room for it.
     was_full: Option<u64>,

@@ -4,8 +4,8 @@
 //! Changes first use what is allocated after the end of the newest segment
 //! ([`Segment::allocate`](super::segment::Segment::allocate)), which no other program can take. For
 //! what exceeds that, an empty preallocated file reserves space. When the disk is full, the file is
-//! shortened, and publishing is refused until the file has its full length again; finishing messages
-//! frees the disk.
+//! shortened, and publishing is refused until the file has its full length again; finishing
+//! messages frees the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -9,7 +9,8 @@
 //! A segment begins with the catalog, so that older segments can be removed. It also names the
 //! segment written before it, and how many bytes of that one are good: bytes after them are a
 //! failed write that could not be undone. The header and the Snapshot are written twice, so that a
-//! damaged byte in them costs nothing. A segment that was [stripped](super::strip) has its own end in the header.
+//! damaged byte in them costs nothing. A segment that was [stripped](super::strip) has its own end
+//! in the header.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -292,15 +293,16 @@ impl Segment {
         self.allocated = 0;
     }
 
-    /// Allocates space for `length` more bytes and at least `least` after them. If it has to ask the
-    /// disk, it asks for more: `most`, so that this is rare. Fails if the disk is full.
+    /// Allocates space for `length` more bytes and at least `least` after them. If it has to ask
+    /// the disk, it asks for more: `most`, so that this is rare. Fails if the disk is full.
     pub(super) fn allocate(&mut self, length: u32, least: u64, most: u64) -> io::Result<()> {
         let needed = u64::from(self.end) + u64::from(length);
         if needed + least <= self.allocated {
             return Ok(());
         }
         let mut result = Ok(());
-        // what was allocated before a restart is asked for again, which takes nothing from a full disk
+        // what was allocated before a restart is asked for again, which takes nothing from a full
+        // disk
         for ahead in [most + most / 2, most, least] {
             let begin = self.allocated.max(self.end.into());
             result = allocate(&self.file, begin, needed + ahead.max(least));

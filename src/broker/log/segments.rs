@@ -111,8 +111,8 @@ impl Segments {
         self.list.back_mut().map(|entry| &mut entry.contents)
     }
 
-    /// Records the result of stripping a segment: its new length, or the error. After an error it is
-    /// eligible again if the disk was full.
+    /// Records the result of stripping a segment: its new length, or the error. After an error it
+    /// is eligible again if the disk was full.
     pub(super) fn stripped(&mut self, number: u32, result: io::Result<u32>) {
         let Some(entry) = find(&mut self.list, number) else { return };
         entry.is_being_stripped = false;

@@ -50,8 +50,8 @@ pub(super) struct WriteMark {
 }
 
 impl WriteBatch {
-    /// Adds a change. A change of topics or channels is added a second time, in a record of its own,
-    /// before anything that depends on it: a damaged byte in one of the two costs no messages.
+    /// Adds a change. A change of topics or channels is added a second time, in a record of its
+    /// own, before anything that depends on it: a damaged byte in one of the two costs no messages.
     pub(super) fn push_change(&mut self, change: &Change) {
         match self.records.last() {
             Some((RecordKind::Changes, begin))

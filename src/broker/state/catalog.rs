@@ -34,7 +34,8 @@ impl BrokerState {
         self.topics.insert(name.clone(), topic);
     }
 
-    /// Sets whether new topics hold messages until [`set_known_channels`](Self::set_known_channels) adds the channels that they have on other nodes.
+    /// Sets whether new topics hold messages until [`set_known_channels`](Self::set_known_channels)
+    /// adds the channels that they have on other nodes.
     pub fn await_known_channels(&mut self, asks: bool) {
         self.awaits_known_channels = asks;
     }
@@ -44,8 +45,8 @@ impl BrokerState {
         std::mem::take(&mut self.awaiting_channels)
     }
 
-    /// Creates the channels that a topic has on other nodes and passes the held messages to them, if the topic still exists.
-    /// Skips ephemeral channels: their consumers create them.
+    /// Creates the channels that a topic has on other nodes and passes the held messages to them,
+    /// if the topic still exists. Skips ephemeral channels: their consumers create them.
     pub fn set_known_channels(&mut self, name: &TopicName, channels: &[ChannelName], now: Now) {
         if !self.topics.contains_key(name) {
             return;
@@ -57,7 +58,8 @@ impl BrokerState {
         self.distribute(name, now);
     }
 
-    /// Creates a channel and its topic, unless they exist. The first channel of a topic gets the messages that the topic held.
+    /// Creates a channel and its topic, unless they exist. The first channel of a topic gets the
+    /// messages that the topic held.
     pub fn create_channel(&mut self, topic: &TopicName, name: &ChannelName, now: Now) {
         self.channel_of(topic, name, now);
     }
@@ -96,7 +98,8 @@ impl BrokerState {
         self.topics.iter().map(|(name, topic)| (name, topic.channels.keys()))
     }
 
-    /// Subscribes a session. Fails, with nsqd's error text, if the channel has reached its limit of consumers.
+    /// Subscribes a session. Fails, with nsqd's error text, if the channel has reached its limit of
+    /// consumers.
     pub fn subscribe(
         &mut self,
         session: SessionId,
@@ -185,7 +188,8 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Deletes a channel; its consumers are disconnected. An ephemeral topic is deleted with its last channel.
+    /// Deletes a channel; its consumers are disconnected. An ephemeral topic is deleted with its
+    /// last channel.
     pub fn delete_channel(&mut self, topic_name: &TopicName, name: &ChannelName) -> Result<(), Missing> {
         let id = self.find(topic_name, name)?;
         if self.channels[&id].is_logged() {

@@ -34,12 +34,15 @@ pub(super) struct Channel {
     pub(super) topic: TopicName,
     pub(super) name: ChannelName,
     pub(super) paused: bool,
-    /// True while the channel sends nothing for a moment, because many of its messages cannot be read.
+    /// True while the channel sends nothing for a moment, because many of its messages cannot be
+    /// read.
     pub(super) rests: bool,
     pub(super) queue: VecDeque<QueuedRun>,
-    /// Entries that ever left the queue. An entry's number is this count plus its index in the queue.
+    /// Entries that ever left the queue. An entry's number is this count plus its index in the
+    /// queue.
     pub(super) popped: u64,
-    /// Copies in the queue; `backlog` counts those whose bodies were only in the log from the start.
+    /// Copies in the queue; `backlog` counts those whose bodies were only in the log from the
+    /// start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
     /// Copies in flight, by message id.
@@ -87,7 +90,8 @@ impl Channel {
         !self.topic.is_ephemeral() && !self.name.is_ephemeral()
     }
 
-    /// Queues or defers new copies. An ephemeral channel queues at most `mem_queue_size` copies and drops the rest.
+    /// Queues or defers new copies. An ephemeral channel queues at most `mem_queue_size` copies and
+    /// drops the rest.
     pub(super) fn add_copies(&mut self, run: MessageRun, due: Option<UnixMillis>, store: &mut Store, now: Now) {
         self.message_count += u64::from(run.count);
         if let Some(due) = due {

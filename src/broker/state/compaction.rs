@@ -8,8 +8,8 @@
 //!
 //! Compaction works in steps, so that the lock is never held for long. Messages are delivered and
 //! finished between steps, so the location where a batch was found is only a hint. A batch is moved
-//! if as many copies were found as are held; otherwise the next pass finds it again. A batch in many
-//! pieces, or with many holders, is moved in several steps.
+//! if as many copies were found as are held; otherwise the next pass finds it again. A batch in
+//! many pieces, or with many holders, is moved in several steps.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -146,9 +146,9 @@ struct HeldPiece {
 }
 
 impl BrokerState {
-    /// Performs one step of compaction, bounded in what it scans, reads and writes, so that it takes
-    /// a millisecond or two. A step that has done something ends at `until` at the latest. True if
-    /// there is more to do at once.
+    /// Performs one step of compaction, bounded in what it scans, reads and writes, so that it
+    /// takes a millisecond or two. A step that has done something ends at `until` at the latest.
+    /// True if there is more to do at once.
     ///
     /// # Errors
     ///

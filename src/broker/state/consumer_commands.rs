@@ -1,4 +1,5 @@
-//! Commands of consumers: FIN, REQ and TOUCH answer messages; RDY and CLS set how many the consumer accepts.
+//! Commands of consumers: FIN, REQ and TOUCH answer messages; RDY and CLS set how many the consumer
+//! accepts.
 
 use super::channel::{Channel, QueuedRun};
 use super::session::{Session, SessionId, SessionPhase};
@@ -55,7 +56,8 @@ impl BrokerState {
         self.requeue_copy(id, message, delay, now, |attempts| attempts)
     }
 
-    /// Requeues a message that was not tried: like [`requeue`](Self::requeue), but this delivery does not count as an attempt.
+    /// Requeues a message that was not tried: like [`requeue`](Self::requeue), but this delivery
+    /// does not count as an attempt.
     pub fn give_back(&mut self, id: SessionId, message: &MessageId, delay: u64, now: Now) -> Result<(), NotOwned> {
         self.requeue_copy(id, message, delay, now, |attempts| attempts.wrapping_sub(1))
     }

@@ -22,7 +22,8 @@ impl BrokerState {
         }
     }
 
-    /// Requeues expired in-flight and deferred messages, wakes rested channels; returns the next deadline.
+    /// Requeues expired in-flight and deferred messages, wakes rested channels; returns the next
+    /// deadline.
     pub fn advance(&mut self, now: Now) -> Option<super::Micros> {
         for id in self.store.rest.rested(now.at) {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
@@ -61,7 +62,8 @@ impl Channel {
         }
     }
 
-    /// Sends the next copy. If the log cannot read its body, the copy is deferred and tried again later.
+    /// Sends the next copy. If the log cannot read its body, the copy is deferred and tried again
+    /// later.
     fn send(&mut self, id: SessionId, session: &mut Session, store: &mut Store, now: Now) {
         let (next, attempts) = match self.next(store) {
             Ok(next) => next,
@@ -89,7 +91,8 @@ impl Channel {
         self.in_flight.insert(next.id, copy);
     }
 
-    /// Takes the first copy from the queue, which must not be empty. On a read error, takes the queue's whole first run.
+    /// Takes the first copy from the queue, which must not be empty. On a read error, takes the
+    /// queue's whole first run.
     fn next(&mut self, store: &mut Store) -> Result<(NextMessage, u16), (QueuedRun, io::Error)> {
         let first = self.queue.front_mut().expect("the queue is not empty");
         let (whole, attempts) = (*first, first.attempts);

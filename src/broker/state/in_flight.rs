@@ -22,8 +22,8 @@ pub(super) struct InFlightCopy {
 }
 
 impl BrokerState {
-    /// Notes the attempts of all copies in flight in the log. For the end of the process: nobody can answer them any more, and
-    /// after a restart they wait again.
+    /// Notes the attempts of all copies in flight in the log. For the end of the process: nobody
+    /// can answer them any more, and after a restart they wait again.
     pub fn note_in_flight(&mut self) {
         for channel in self.channels.values() {
             for (message, copy) in &channel.in_flight {
@@ -52,7 +52,8 @@ impl BrokerState {
         channel.deliver(&mut self.store, &mut self.sessions, now);
     }
 
-    /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most to `max_msg_timeout` after its delivery.
+    /// Extends a message's timeout (TOUCH) to the session's message timeout from now, but at most
+    /// to `max_msg_timeout` after its delivery.
     pub fn touch(&mut self, id: SessionId, message: &MessageId, now: Now) -> Result<(), NotOwned> {
         let (channel, store, session) = self.replying(id)?;
         let number = channel.owned(id, message, store)?;

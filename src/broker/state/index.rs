@@ -1,4 +1,5 @@
-//! Estimated memory that messages take besides their bodies: the entries of each batch, each copy and each timer.
+//! Estimated memory that messages take besides their bodies: the entries of each batch, each copy
+//! and each timer.
 
 use super::BrokerState;
 use super::channel::{DeferredRun, QueuedRun};
@@ -9,7 +10,8 @@ use super::time::Micros;
 use super::topic::HeldRun;
 use crate::broker::log::ChannelId;
 
-/// Checks between two full counts. One more is added for each channel and topic, so that a check costs the same on average.
+/// Checks between two full counts. One more is added for each channel and topic, so that a check
+/// costs the same on average.
 const CHECKS_PER_COUNT: usize = 100;
 
 /// The result of the last count of the index.
@@ -42,8 +44,8 @@ impl BrokerState {
         self.store.limits.max_index_memory
     }
 
-    /// Counts what was recovered, and assumes that the limit was reached before the restart, of which
-    /// nothing is known: a sixteenth must be free before messages are accepted.
+    /// Counts what was recovered, and assumes that the limit was reached before the restart, of
+    /// which nothing is known: a sixteenth must be free before messages are accepted.
     pub(super) fn recover_index(&mut self) {
         self.index = Index { copies: self.copies(), checks: 0, is_full: true };
     }

@@ -1,4 +1,5 @@
-//! Broker state and its transitions, free of I/O of its own. Time, randomness and the log are passed in.
+//! Broker state and its transitions, free of I/O of its own. Time, randomness and the log are
+//! passed in.
 //!
 //! ```text
 //!  publish ─▶ topic ─┬─▶ channel: queue ──▶ in flight ─▶ finished
@@ -9,10 +10,13 @@
 //!
 //! Invariants after each call (a test asserts them):
 //! 1. Each copy of a channel is in exactly one of queue, in flight and deferred.
-//! 2. A batch (messages published together) is kept exactly as long as a topic or a channel holds one of its messages.
+//! 2. A batch (messages published together) is kept exactly as long as a topic or a channel holds
+//!    one of its messages.
 //! 3. Each copy in flight and each deferred run of copies has one timer; there are no other timers.
-//! 4. A session's in-flight count equals the copies in flight to it, and is at most its RDY when a message is sent.
-//! 5. No message waits in an unpaused channel while one of its sessions has room, unless the channel rests after failed reads.
+//! 4. A session's in-flight count equals the copies in flight to it, and is at most its RDY when a
+//!    message is sent.
+//! 5. No message waits in an unpaused channel while one of its sessions has room, unless the
+//!    channel rests after failed reads.
 //! 6. Every change that must survive the process is in the log before the call ends.
 
 mod catalog;
@@ -69,15 +73,20 @@ pub struct StateLimits {
     pub max_msg_timeout: u64,
     /// Maximum delay of a requeued message, in milliseconds. Longer delays are clamped.
     pub max_req_timeout: u64,
-    /// Maximum queued copies of an ephemeral channel, or messages of an ephemeral topic; messages beyond it are dropped.
+    /// Maximum queued copies of an ephemeral channel, or messages of an ephemeral topic; messages
+    /// beyond it are dropped.
     pub mem_queue_size: usize,
-    /// Maximum consumers of one channel; 0 for no limit. With a negative number no client can subscribe, as in nsqd.
+    /// Maximum consumers of one channel; 0 for no limit. With a negative number no client can
+    /// subscribe, as in nsqd.
     pub max_channel_consumers: i64,
-    /// Maximum bytes of memory that messages take besides their bodies; beyond it, publishing is refused.
+    /// Maximum bytes of memory that messages take besides their bodies; beyond it, publishing is
+    /// refused.
     pub max_index_memory: usize,
-    /// Maximum bytes of message bodies in memory. Beyond it, bodies are read back from the log; without a log, publishing is refused.
+    /// Maximum bytes of message bodies in memory. Beyond it, bodies are read back from the log;
+    /// without a log, publishing is refused.
     pub max_memory: usize,
-    /// Number of the broker in message ids: 0 to 1023. Brokers with different numbers use different ids.
+    /// Number of the broker in message ids: 0 to 1023. Brokers with different numbers use different
+    /// ids.
     pub node_id: u16,
 }
 
@@ -171,12 +180,14 @@ impl BrokerState {
         self.store.log.usage()
     }
 
-    /// Sessions whose connections have something to do; each is returned once until its output is taken.
+    /// Sessions whose connections have something to do; each is returned once until its output is
+    /// taken.
     pub fn woken(&mut self) -> std::vec::Drain<'_, SessionId> {
         self.sessions.woken()
     }
 
-    /// Adds a session for a new connection. `remote_address` is for display only; `seed` is for message sampling (`sample_rate`).
+    /// Adds a session for a new connection. `remote_address` is for display only; `seed` is for
+    /// message sampling (`sample_rate`).
     pub fn connect(&mut self, settings: SessionSettings, remote_address: String, seed: u64, now: Now) -> SessionId {
         self.sessions.insert(Session::new(settings, remote_address, seed, now.unix_nanos / 1_000_000_000))
     }
@@ -196,8 +207,8 @@ impl BrokerState {
         write(&mut self.session(session).outbox);
     }
 
-    /// Swaps `out`, which is empty, with the session's pending output; the session then has room for more. False if the session must
-    /// end after that output.
+    /// Swaps `out`, which is empty, with the session's pending output; the session then has room
+    /// for more. False if the session must end after that output.
     pub fn take_output(&mut self, id: SessionId, out: &mut WriteBuffer, now: Now) -> bool {
         let session = self.session(id);
         std::mem::swap(&mut session.outbox, out);
@@ -207,12 +218,14 @@ impl BrokerState {
         goes_on
     }
 
-    /// Drops the pending output of a session that is about to end. Messages in that output are requeued when they time out.
+    /// Drops the pending output of a session that is about to end. Messages in that output are
+    /// requeued when they time out.
     pub fn forget_output(&mut self, id: SessionId) {
         self.session(id).outbox = WriteBuffer::new();
     }
 
-    /// Removes the session of a closed connection. Its messages in flight are requeued when they time out, as in nsqd.
+    /// Removes the session of a closed connection. Its messages in flight are requeued when they
+    /// time out, as in nsqd.
     pub fn disconnect(&mut self, id: SessionId) {
         let session = self.sessions.remove(id);
         let Some(channel) = session.channel.and_then(|channel| self.channels.get_mut(&channel)) else { return };

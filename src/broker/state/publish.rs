@@ -51,7 +51,8 @@ pub enum BrokerPublishError {
 }
 
 impl BrokerState {
-    /// Publishes all messages or none, for delivery at once or `delay` milliseconds from now. They are in the log when this returns.
+    /// Publishes all messages or none, for delivery at once or `delay` milliseconds from now. They
+    /// are in the log when this returns.
     ///
     /// The memory of the bodies is kept as passed: see [`Bodies::compact`].
     pub fn publish(
@@ -90,7 +91,8 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Publishes a message to one channel of a topic; the other channels do not get it. It is in the log when this returns.
+    /// Publishes a message to one channel of a topic; the other channels do not get it. It is in
+    /// the log when this returns.
     pub fn publish_to(
         &mut self,
         name: &TopicName,
@@ -125,7 +127,8 @@ impl BrokerState {
         Ok(())
     }
 
-    /// Fences the topic: lower epochs may not publish any more. Fails, with the epoch in force, if `epoch` is lower than that.
+    /// Fences the topic: lower epochs may not publish any more. Fails, with the epoch in force, if
+    /// `epoch` is lower than that.
     pub fn fence(&mut self, name: &TopicName, epoch: u64) -> Result<(), u64> {
         self.create_topic(name);
         let topic = self.topics.get_mut(name).expect("made just now");

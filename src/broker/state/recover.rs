@@ -13,7 +13,8 @@ use crate::proto::TopicName;
 const MAX_JOINED_BYTES: u32 = 256 << 10;
 
 impl BrokerState {
-    /// Builds the state from a log: all messages are queued again; deferred ones stay deferred until they are due.
+    /// Builds the state from a log: all messages are queued again; deferred ones stay deferred
+    /// until they are due.
     pub fn recover(limits: StateLimits, log: Box<dyn Log>, mut recovered: Recovered, now: Now) -> Self {
         let mut state = Self::new(limits, log);
         state.store.batches.reserve_ids_up_to(recovered.last_id);
@@ -31,7 +32,8 @@ impl BrokerState {
             names.insert(known.id, known.name.clone());
             state.topics.insert(known.name, topic);
         }
-        // no delay is longer: a later due time means that the clock was set back after the message was deferred
+        // no delay is longer: a later due time means that the clock was set back after the message
+        // was deferred
         let last = now.due_in(Millis(state.store.limits.max_req_timeout));
         let mut capped = 0;
         let mut cap = |due: &mut Option<UnixMillis>, count: u32| {
@@ -83,7 +85,8 @@ impl BrokerState {
     }
 }
 
-/// True if `next` follows `batch` in the log, was published with it, and has the same due time and copies.
+/// True if `next` follows `batch` in the log, was published with it, and has the same due time and
+/// copies.
 fn are_adjacent(batch: &RecoveredBatch, next: &RecoveredBatch) -> bool {
     let after = LogLocation { offset: batch.location.offset + batch.length, ..batch.location };
     next.id == batch.id + u64::from(batch.count)

@@ -1,5 +1,5 @@
-//! Limit of failed reads in a short time. Beyond it, the channel rests for a moment, so that a long queue on an unreadable disk does not
-//! block the other channels.
+//! Limit of failed reads in a short time. Beyond it, the channel rests for a moment, so that a long
+//! queue on an unreadable disk does not block the other channels.
 
 use super::time::Micros;
 use crate::broker::log::ChannelId;
@@ -34,7 +34,8 @@ impl Rest {
         (!self.channels.is_empty()).then_some(self.since + REST_TIME)
     }
 
-    /// Removes and returns the channels whose rest is over. The last one comes first, so that each gets its turn.
+    /// Removes and returns the channels whose rest is over. The last one comes first, so that each
+    /// gets its turn.
     pub(super) fn rested(&mut self, now: Micros) -> Vec<ChannelId> {
         let mut rested =
             if self.end().is_some_and(|end| end <= now) { std::mem::take(&mut self.channels) } else { vec![] };

@@ -13,7 +13,8 @@ use crate::proto::{TopicName, WriteBuffer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
-/// Bytes of pending output at which a session gets no more messages until the client reads, so a client that never reads costs no more.
+/// Bytes of pending output at which a session gets no more messages until the client reads, so a
+/// client that never reads costs no more.
 const MAX_PENDING_OUTPUT: usize = 64 * 1024;
 
 /// Security of a session, as `/stats` shows it.
@@ -71,7 +72,8 @@ pub(super) struct Session {
     pub(super) outbox: WriteBuffer,
     /// True if the session is in its channel's line for messages.
     pub(super) in_ready_queue: bool,
-    /// True if the session is among those that [`Sessions::woken`] returns, or its connection has not taken its output since.
+    /// True if the session is among those that [`Sessions::woken`] returns, or its connection has
+    /// not taken its output since.
     pub(super) woken: bool,
     /// True if its channel was deleted: the connection must end.
     pub(super) ended: bool,

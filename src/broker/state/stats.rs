@@ -30,7 +30,8 @@ impl BrokerState {
         topics.into_iter().filter_map(|(name, topic)| self.stats_of_topic(name, topic, of, now)).collect()
     }
 
-    /// Connections that have published; `null` if there is none, or if the requested topic does not exist.
+    /// Connections that have published; `null` if there is none, or if the requested topic does not
+    /// exist.
     pub fn producer_stats(&self, of: &StatsSelection<'_>) -> List<ClientStats> {
         let is_there = of.topic.is_none_or(|topic| self.topics.keys().any(|name| name.as_str() == topic));
         let wanted = of.clients && is_there;

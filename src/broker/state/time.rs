@@ -1,7 +1,8 @@
 //! Time as the state sees it: passed in, never read from a clock.
 //!
-//! Wall-clock times ([`UnixMillis`]) and delays ([`Millis`]) are types of their own, so that neither is
-//! taken for a time on the monotonic clock ([`Micros`]), in which everything here is counted.
+//! Wall-clock times ([`UnixMillis`]) and delays ([`Millis`]) are types of their own, so that
+//! neither is taken for a time on the monotonic clock ([`Micros`]), in which everything here is
+//! counted.
 
 use super::super::log::UnixMillis;
 

@@ -14,10 +14,12 @@ pub(super) struct Topic {
     pub(super) paused: bool,
     /// The highest fencing epoch seen; publishing with a lower epoch is refused.
     pub(super) fence: u64,
-    /// True while the channels that the topic has on other nodes are not known yet. Messages are held, so that no channel misses any.
+    /// True while the channels that the topic has on other nodes are not known yet. Messages are
+    /// held, so that no channel misses any.
     pub(super) awaits_channels: bool,
     pub(super) channels: BTreeMap<ChannelName, ChannelId>,
-    /// Messages that wait for a first channel, for the end of the pause, or until all channels are known.
+    /// Messages that wait for a first channel, for the end of the pause, or until all channels are
+    /// known.
     pub(super) held: VecDeque<HeldRun>,
     /// Messages in `held`; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
@@ -60,7 +62,8 @@ impl Topic {
         self.channels.keys().any(|name| !name.is_ephemeral())
     }
 
-    /// Holds messages. An ephemeral topic holds at most `mem_queue_size` messages and drops the rest.
+    /// Holds messages. An ephemeral topic holds at most `mem_queue_size` messages and drops the
+    /// rest.
     pub(super) fn hold(&mut self, HeldRun { run, due }: HeldRun, store: &mut Store) {
         let room = if self.is_ephemeral { store.limits.mem_queue_size.saturating_sub(self.depth) } else { usize::MAX };
         let Some(run) = store.keep_first(run, room) else { return };

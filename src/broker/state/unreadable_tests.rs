@@ -317,8 +317,8 @@ fn steps_of_compaction_are_bounded_with_many_channels() {
 
 #[test]
 fn messages_published_together_and_finished_in_any_order_are_moved_in_several_steps() {
-    // (batches, messages in each, channels, one of how many messages stays): in the last one, a batch
-    // has more copies than a step may scan
+    // (batches, messages in each, channels, one of how many messages stays): in the last one, a
+    // batch has more copies than a step may scan
     for (batches, count, channels, keep) in [(5, 2_000, 1, 4), (3, 12_000, 2, 5)] {
         let directory = tempfile::tempdir().unwrap();
         let (mut state, topic, first) = with_messages(directory.path(), 8_000, 0, 0);

@@ -12,7 +12,8 @@ impl Packets {
         Self { size, packets: Vec::new() }
     }
 
-    /// Adds a line, which ends with a newline. A longer line than a packet gets a packet of its own.
+    /// Adds a line, which ends with a newline. A longer line than a packet gets a packet of its
+    /// own.
     pub(super) fn push(&mut self, line: &str) {
         match self.packets.last_mut() {
             Some(packet) if packet.len() + line.len() <= self.size => packet.push_str(line),

@@ -107,8 +107,8 @@ impl ClientConnection {
         };
     }
 
-    /// Checks the grants of an MPUB before its body is read, as nsqd does. Expired ones are asked for again
-    /// when the command is executed.
+    /// Checks the grants of an MPUB before its body is read, as nsqd does. Expired ones are asked
+    /// for again when the command is executed.
     pub(super) fn check_early(&self, topic: &TopicName) -> Result<(), ProtocolError> {
         match &self.authentication {
             _ if self.broker.config().auth.is_none() => Ok(()),

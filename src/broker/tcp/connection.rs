@@ -238,7 +238,8 @@ impl ClientConnection {
         }
     }
 
-    /// Decodes all complete commands, up to one that changes the connection; returns them with the error of the next one, if it has one.
+    /// Decodes all complete commands, up to one that changes the connection; returns them with the
+    /// error of the next one, if it has one.
     fn decode(&mut self) -> (Vec<Command>, Option<ProtocolError>) {
         let mut commands = Vec::new();
         loop {
@@ -339,7 +340,8 @@ impl ClientConnection {
     }
 }
 
-/// True for commands after which the following bytes may mean something else, or which wait for another server.
+/// True for commands after which the following bytes may mean something else, or which wait for
+/// another server.
 fn changes_connection(command: &Command) -> bool {
     matches!(command, Command::Identify(_) | Command::Auth(_))
 }

@@ -1,4 +1,5 @@
-//! Upgrades of a connection after IDENTIFY: TLS, then compression; each is answered with OK over the new stream.
+//! Upgrades of a connection after IDENTIFY: TLS, then compression; each is answered with OK over
+//! the new stream.
 
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ impl ClientConnection {
         })
     }
 
-    /// Shakes hands. A failure ends the connection: what the client would understand now is not known.
+    /// Shakes hands. A failure ends the connection: what the client would understand now is not
+    /// known.
     async fn start_tls(&mut self) -> Result<(), ConnectionEnd> {
         let broker = self.broker.clone();
         let tls = broker.config().tls.as_ref().expect("it was granted");

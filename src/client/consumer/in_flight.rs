@@ -22,7 +22,8 @@ const MAX_REPEATS: u32 = 16;
 #[derive(Debug, Default)]
 pub(super) struct InFlightMessages {
     messages: HashMap<MessageId, InFlightEntry>,
-    /// The number of messages so far with the id of a message in flight that were no later attempts.
+    /// The number of messages so far with the id of a message in flight that were no later
+    /// attempts.
     repeats: u32,
 }
 

@@ -496,7 +496,8 @@ impl<'a> SubscriptionLink<'a> {
         Ok(())
     }
 
-    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having read it, ends its own.
+    /// Closes so that the last answers are surely read: ends our side, and waits until nsqd, having
+    /// read it, ends its own.
     async fn close_gracefully(&mut self) {
         match timeout(CLOSE_TIMEOUT, self.connection.close()).await {
             Ok(Ok(())) => {}

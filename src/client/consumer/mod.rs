@@ -74,7 +74,8 @@ pub struct ConsumerConfig {
     pub connect: ConnectConfig,
     /// The implementation of NSQ's protocol.
     pub backend: ClientBackend,
-    /// The maximum of messages in flight, and backoff. Default: 200 messages, pauses of 1 s to 60 s.
+    /// The maximum of messages in flight, and backoff. Default: 200 messages, pauses of 1 s to 60
+    /// s.
     pub flow: FlowConfig,
     /// Counts of deliveries that were requeued untried. Give a clone to a consumer that follows
     /// this one in the same process.
@@ -148,7 +149,8 @@ impl ConsumerConfig {
         self
     }
 
-    /// Sets the first and the longest pause after failures; a longest pause of zero disables backoff.
+    /// Sets the first and the longest pause after failures; a longest pause of zero disables
+    /// backoff.
     #[must_use]
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         (self.flow.first_backoff, self.flow.max_backoff) = (first, longest);

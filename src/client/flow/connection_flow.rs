@@ -110,7 +110,8 @@ impl ConnectionFlow {
         self.in_flight.min(self.covered)
     }
 
-    /// Counts messages that came later than `back_to_back_wait`, and starts a trial after enough of them.
+    /// Counts messages that came later than `back_to_back_wait`, and starts a trial after enough of
+    /// them.
     ///
     /// Such messages are either published at this pace, or queued while nsqd, this machine or the
     /// network is slower than at the connect. Room for two distinguishes the cases: two queued

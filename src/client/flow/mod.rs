@@ -65,7 +65,8 @@ impl FlowConfig {
         Self { max_in_flight, first_backoff: Duration::ZERO, max_backoff: Duration::ZERO }
     }
 
-    /// Sets the first and the longest pause after failures; a longest pause of zero disables backoff.
+    /// Sets the first and the longest pause after failures; a longest pause of zero disables
+    /// backoff.
     #[must_use]
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         (self.first_backoff, self.max_backoff) = (first, longest);
@@ -88,8 +89,8 @@ enum BackoffState {
 
 /// The state of all connections' flow.
 ///
-/// Invariants: the sum of (`rdy` − in flight, where positive) is at most what `max_in_flight` leaves free; paused or
-/// stopped, every RDY is 0; no RDY is above its connection's maximum.
+/// Invariants: the sum of (`rdy` − in flight, where positive) is at most what `max_in_flight`
+/// leaves free; paused or stopped, every RDY is 0; no RDY is above its connection's maximum.
 #[derive(Debug)]
 pub struct Flow {
     max_in_flight: u32,

@@ -25,7 +25,8 @@ use mqueue::proto::Limits;
 pub(crate) enum SyncWhen {
     /// Before a producer gets OK
     Always,
-    /// Every --sync-timeout: a crash of the machine loses messages since the last sync, a crash of the process none
+    /// Every --sync-timeout: a crash of the machine loses messages since the last sync, a crash of
+    /// the process none
     Interval,
     /// Left to the system
     Never,
@@ -161,7 +162,8 @@ pub(crate) struct StorageArgs {
     #[arg(long, value_name = "DURATION", value_parser = go_duration, default_value = "100ms")]
     pub sync_timeout: Duration,
 
-    /// Number of published messages that --sync interval syncs without waiting for --sync-timeout [default: none]
+    /// Number of published messages that --sync interval syncs without waiting for --sync-timeout
+    /// [default: none]
     #[arg(long, value_name = "N", value_parser = go_whole::<u64>(..))]
     pub sync_every: Option<u64>,
 

@@ -21,7 +21,8 @@ pub(crate) fn in_our_spelling(words: Vec<OsString>) -> Vec<OsString> {
     words
 }
 
-/// Adds the settings of the configuration file to the parsed arguments of `mqueue broker`; others are left as they are.
+/// Adds the settings of the configuration file to the parsed arguments of `mqueue broker`; others
+/// are left as they are.
 ///
 /// # Errors
 /// A file that cannot be used, with the line.

@@ -1,4 +1,5 @@
-//! nsqd's configuration file: TOML, with the names of flags in other spelling (`data_path` for `--data-path`).
+//! nsqd's configuration file: TOML, with the names of flags in other spelling (`data_path` for
+//! `--data-path`).
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -47,7 +48,8 @@ impl ConfigFile {
     /// Reads the file; `command` is `mqueue broker` with its flags.
     ///
     /// # Errors
-    /// A file that cannot be read, that is not TOML, or that has a value that its flag refuses: names the line.
+    /// A file that cannot be read, that is not TOML, or that has a value that its flag refuses:
+    /// names the line.
     pub(super) fn read(path: &Path, command: &Command) -> Result<Self, Failure> {
         let refused = |why: String| Failure::new(Exit::Usage, format!("--config {}: {why}", path.display()));
         let text = read_text(path).map_err(|error| refused(error.to_string()))?;
@@ -107,7 +109,8 @@ fn key_of(flag: &str) -> String {
     other.map_or_else(|| flag.replace('-', "_"), |(key, _)| (*key).to_owned())
 }
 
-/// The warning about an unknown key, with the key that is meant if one is similar. nsqd ignores it without a word.
+/// The warning about an unknown key, with the key that is meant if one is similar. nsqd ignores it
+/// without a word.
 fn unknown(key: &str, line: usize, command: &Command) -> String {
     let name = key.replace('_', "-");
     let similar = match OTHER_KEYS.iter().any(|(_, flag)| *flag == name) {

@@ -1,5 +1,5 @@
-//! Flags as Go's `flag` package reads them, which nsqd uses: `-name` is `--name`, and numbers, durations and booleans
-//! have Go's forms.
+//! Flags as Go's `flag` package reads them, which nsqd uses: `-name` is `--name`, and numbers,
+//! durations and booleans have Go's forms.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeBounds;
@@ -10,7 +10,8 @@ use clap::{Arg, ArgAction, Command};
 
 use crate::commands::common::values::whole;
 
-/// Rewrites `-name` to `--name`, up to `--`. Values, and the short flags of `command`, are not changed.
+/// Rewrites `-name` to `--name`, up to `--`. Values, and the short flags of `command`, are not
+/// changed.
 pub(crate) fn with_two_dashes(words: impl IntoIterator<Item = OsString>, command: &Command) -> Vec<OsString> {
     let mut words = words.into_iter().peekable();
     let mut rewritten: Vec<OsString> = Vec::new();
@@ -100,7 +101,8 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Reads a whole number within `range` in Go's forms: `255`, `0xff`, `0o377`, `0377`, `0b1111_1111`.
+/// Reads a whole number within `range` in Go's forms: `255`, `0xff`, `0o377`, `0377`,
+/// `0b1111_1111`.
 pub(super) fn go_whole<T>(
     range: impl RangeBounds<u64>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
@@ -138,8 +140,9 @@ pub(super) fn integer(text: &str) -> Option<i64> {
 /// The longest duration that Go has, in nanoseconds.
 const LONGEST: u128 = i64::MAX as u128;
 
-/// Parses a duration as nsqd does (Go's `time.ParseDuration`). A bare number is refused, because it could mean seconds
-/// or milliseconds. A negative duration is zero: whatever nsqd limits by it, nothing is below.
+/// Parses a duration as nsqd does (Go's `time.ParseDuration`). A bare number is refused, because it
+/// could mean seconds or milliseconds. A negative duration is zero: whatever nsqd limits by it,
+/// nothing is below.
 pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
     let wrong = || match text.parse::<f64>() {
         Ok(_) => format!("say the unit: {text}s, {text}ms"),

@@ -88,8 +88,8 @@ pub(crate) async fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     Ok(if report.problems().next().is_some() { Exit::Failure } else { Exit::Success })
 }
 
-/// Refuses to run a broker in nsqd's folder, whose messages it would ignore; only warns if the folder
-/// has a log, too.
+/// Refuses to run a broker in nsqd's folder, whose messages it would ignore; only warns if the
+/// folder has a log, too.
 ///
 /// # Errors
 /// Fails with a line that has the command for the import.

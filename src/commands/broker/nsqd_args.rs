@@ -1,4 +1,5 @@
-//! Flags that exist for nsqd's users: the configuration file, the log level, the broker's names and numbers.
+//! Flags that exist for nsqd's users: the configuration file, the log level, the broker's names and
+//! numbers.
 
 use mqueue::broker::LogLevel;
 use mqueue::broker::http::Identity;
@@ -10,16 +11,18 @@ use crate::commands::common::values::{MaybePath, maybe_path};
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct NsqdArgs {
-    /// nsqd's configuration file (TOML); flags and environment variables take precedence [default: none]
+    /// nsqd's configuration file (TOML); flags and environment variables take precedence [default:
+    /// none]
     #[arg(long, value_name = "PATH", value_parser = maybe_path, default_value = "", hide_default_value = true)]
     pub config: MaybePath,
 
-    /// Log level, in nsqd's words: debug, info, warn, error or fatal; --log is finer [default: info]
+    /// Log level, in nsqd's words: debug, info, warn, error or fatal; --log is finer [default:
+    /// info]
     #[arg(long, value_name = "LEVEL", value_parser = str::parse::<LogLevel>)]
     pub log_level: Option<LogLevel>,
 
-    /// Number of the broker in message ids, 0 to 1023; different for each broker of a cluster [default: a hash of the
-    /// host name]
+    /// Number of the broker in message ids, 0 to 1023; different for each broker of a cluster
+    /// [default: a hash of the host name]
     #[arg(long, value_name = "N", value_parser = go_whole::<u16>(0..=1023))]
     pub node_id: Option<u16>,
 }

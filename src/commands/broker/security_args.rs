@@ -35,7 +35,8 @@ pub(crate) struct BrokerSecurityArgs {
     )]
     pub tls_required: TlsRequired,
 
-    /// Certificates of clients: require (any), or require-verify (of an authority in --tls-root-ca-file) [default: none]
+    /// Certificates of clients: require (any), or require-verify (of an authority in
+    /// --tls-root-ca-file) [default: none]
     #[arg(long, env = "MQUEUE_TLS_CLIENT_AUTH_POLICY", value_name = "POLICY", value_parser = client_auth)]
     pub tls_client_auth_policy: Option<ClientAuth>,
 
@@ -47,7 +48,8 @@ pub(crate) struct BrokerSecurityArgs {
     #[arg(long, env = "MQUEUE_TLS_MIN_VERSION", value_name = "VERSION", default_value = "tls1.2", value_parser = tls_version)]
     pub tls_min_version: TlsVersion,
 
-    /// Address of the HTTP API over TLS; several with commas; empty: no HTTPS [default: 127.0.0.1:4152 with --tls-cert]
+    /// Address of the HTTP API over TLS; several with commas; empty: no HTTPS [default:
+    /// 127.0.0.1:4152 with --tls-cert]
     #[arg(
         long,
         env = "MQUEUE_HTTPS_ADDRESS",
@@ -58,7 +60,8 @@ pub(crate) struct BrokerSecurityArgs {
     )]
     pub https_address: Vec<MaybeAddress>,
 
-    /// Server that decides what a client's AUTH secret permits: HOST:PORT or a URL; repeatable [default: no AUTH]
+    /// Server that decides what a client's AUTH secret permits: HOST:PORT or a URL; repeatable
+    /// [default: no AUTH]
     #[arg(long, env = "MQUEUE_AUTH_HTTP_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = auth_server)]
     pub auth_http_address: Vec<String>,
 

@@ -1,4 +1,5 @@
-//! Addresses of brokers: the same flags in every command that connects to one, with the names of nsq's programs.
+//! Addresses of brokers: the same flags in every command that connects to one, with the names of
+//! nsq's programs.
 
 use mqueue::client::{Address, ConnectConfig, Lookupd, Nsqd, Security};
 use mqueue::cluster::ClusterApis;
@@ -116,8 +117,8 @@ impl Args {
         }
     }
 
-    /// Returns the HTTP API of an nsqd that an nsqlookupd lists, with the settings for TLS; `None` if
-    /// the address is none.
+    /// Returns the HTTP API of an nsqd that an nsqlookupd lists, with the settings for TLS; `None`
+    /// if the address is none.
     pub(crate) fn http_api(&self, address: &str) -> Option<Nsqd> {
         let nsqd: Nsqd = address.parse().ok()?;
         Some(match &self.https {

@@ -248,8 +248,8 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     replaced
 }
 
-/// Applies the context that is named, or else the current one if no address is named. A command that
-/// starts a broker of its own, or puts load on one, takes only a named context.
+/// Applies the context that is named, or else the current one if no address is named. A command
+/// that starts a broker of its own, or puts load on one, takes only a named context.
 ///
 /// # Errors
 /// Fails if there is no such context, or the file cannot be used although it is needed.

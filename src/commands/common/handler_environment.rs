@@ -1,4 +1,5 @@
-//! The environment of commands that handle messages: without the variables that set flags of mqueue.
+//! The environment of commands that handle messages: without the variables that set flags of
+//! mqueue.
 //!
 //! A handler may call mqueue itself: `COUNT=1` in a consumer's settings is meant for the consumer,
 //! and would have `mqueue producer` in its handler generate an event in place of the message.
@@ -7,10 +8,10 @@ use clap::CommandFactory;
 
 use crate::commands::cli::Cli;
 
-/// The variables that handlers inherit although they set flags: where NSQ is, how it is connected to,
-/// and what is logged. They mean the same to every command, and without those of TLS a command of the
-/// handler would send in plain text what its consumer received encrypted. The secret for AUTH stays
-/// with the consumer: without it nsqd refuses.
+/// The variables that handlers inherit although they set flags: where NSQ is, how it is connected
+/// to, and what is logged. They mean the same to every command, and without those of TLS a command
+/// of the handler would send in plain text what its consumer received encrypted. The secret for
+/// AUTH stays with the consumer: without it nsqd refuses.
 const INHERITED: [&str; 12] = [
     "LOOKUPD_HTTP_ADDRESS",
     "MQUEUE_DEFLATE",

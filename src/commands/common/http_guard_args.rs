@@ -1,5 +1,5 @@
-//! Names and web pages that may use an HTTP server here: the same flags in every command that serves
-//! HTTP.
+//! Names and web pages that may use an HTTP server here: the same flags in every command that
+//! serves HTTP.
 
 use mqueue::http::{BrowserGuard, Origin};
 

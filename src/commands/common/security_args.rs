@@ -104,8 +104,8 @@ impl SecurityArgs {
         own
     }
 
-    /// Reads the files. `https` is true if an address begins with `https://`, which needs authorities
-    /// without `--tls`, too.
+    /// Reads the files. `https` is true if an address begins with `https://`, which needs
+    /// authorities without `--tls`, too.
     ///
     /// # Errors
     /// Fails if a file cannot be read or used.

@@ -1,4 +1,5 @@
-//! Paths of the sockets of sleeping consumers: the same flags in `wakeup`, which pokes them, and `doctor`.
+//! Paths of the sockets of sleeping consumers: the same flags in `wakeup`, which pokes them, and
+//! `doctor`.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileTypeExt;
@@ -22,7 +23,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Returns the names of the groups that have a socket here. Folders that cannot be read are skipped.
+    /// Returns the names of the groups that have a socket here. Folders that cannot be read are
+    /// skipped.
     pub(crate) fn groups(&self) -> BTreeSet<String> {
         let folders = self.socket_dir.iter().filter_map(|folder| folder.read_dir().ok());
         let entries = folders.flatten().filter_map(|entry| entry.ok().map(|entry| entry.path()));

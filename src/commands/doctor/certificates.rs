@@ -12,7 +12,8 @@ use mqueue::wake::shell_commands::shell;
 /// The remaining time below which a certificate is reported.
 const SOON: Duration = Duration::from_secs(14 * DAY);
 const DAY: u64 = 86_400;
-/// The largest number of findings about one file or server: a file of authorities may have hundreds.
+/// The largest number of findings about one file or server: a file of authorities may have
+/// hundreds.
 const MAX_FINDINGS: usize = 4;
 
 /// Where certificates were found, and what they are; or the reason why there are none.
@@ -107,7 +108,8 @@ impl CertificatePlace {
     }
 
     /// Returns the command that shows the end of the certificate, which is the one at this place of
-    /// its file or chain; `flags` are doctor's own of TLS and AUTH. Who issues the next one is not guessed.
+    /// its file or chain; `flags` are doctor's own of TLS and AUTH. Who issues the next one is not
+    /// guessed.
     fn fix(&self, index: usize, flags: &str) -> String {
         let then = "renew it; programs read it when they start, and mqueue broker on SIGHUP, too";
         match self {

@@ -298,7 +298,8 @@ impl Observed {
         fleet::has_stream(stream.as_str(), |name| self.streams().any(|(_, other, _)| other.as_str() == name))
     }
 
-    /// Sums every durable group over all nsqds, as wakeup does: what was redriven to a group is its own.
+    /// Sums every durable group over all nsqds, as wakeup does: what was redriven to a group is its
+    /// own.
     pub(super) fn groups(&self) -> BTreeMap<(TopicName, ChannelName), GroupTotals> {
         self.totals().groups.iter().filter_map(|(name, group)| Some((valid(name)?, *group))).collect()
     }

@@ -63,7 +63,8 @@ fn file(secret: &SecretFile) -> Option<Finding> {
     }
 }
 
-/// Returns the command that takes the rights of others away, and leaves the unit those that it needs.
+/// Returns the command that takes the rights of others away, and leaves the unit those that it
+/// needs.
 fn close(secret: &SecretFile, path: &str) -> String {
     let close = match &secret.group {
         Some(group) => format!("chgrp -- {} {path} && chmod g+r,o= -- {path}", shell(group)),

@@ -47,7 +47,8 @@ fn failed(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
         result => format!("failed ({result})"),
     };
     let fix = start(systemd, &unit.id);
-    // the limits stop a socket for what its service did; a service has failed for a reason of its own
+    // the limits stop a socket for what its service did; a service has failed for a reason of its
+    // own
     let of_limit = unit.result.ends_with("-limit-hit") && unit.is_socket();
     if of_limit || is_masked(systemd, &unit.id) {
         return Some(Finding::error(CheckId::Units, &unit.id, why, fix));

@@ -80,7 +80,8 @@ impl Access {
         Ok(())
     }
 
-    /// Reads the file again. A file that cannot be used is logged, and the tokens before stay valid.
+    /// Reads the file again. A file that cannot be used is logged, and the tokens before stay
+    /// valid.
     pub(super) fn reload(&self) {
         let Some(file) = &self.0 else { return };
         match BearerTokens::read(&file.path) {

@@ -29,11 +29,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub counter: bool,
 
-    /// File with the tokens that requests must send (Authorization: Bearer …), one a line, each with
-    /// its scopes; read again on SIGHUP [default: none, every request is served]
+    /// File with the tokens that requests must send (Authorization: Bearer …), one a line, each
+    /// with its scopes; read again on SIGHUP [default: none, every request is served]
     ///
-    /// A line is TOKEN [publish] [take] [streams=NAME,NAME] [groups=NAME,NAME]. A token alone has all
-    /// scopes.
+    /// A line is TOKEN [publish] [take] [streams=NAME,NAME] [groups=NAME,NAME]. A token alone has
+    /// all scopes.
     #[arg(long, env = "MQUEUE_BEARER_TOKEN_FILE", value_name = "PATH")]
     pub bearer_token_file: Option<PathBuf>,
 

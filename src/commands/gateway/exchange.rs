@@ -353,8 +353,8 @@ impl Exchange {
         state.jobs.group_of(token.secret)
     }
 
-    /// Removes the workers that may no longer take their group's jobs, closes their connections, and
-    /// requeues their jobs.
+    /// Removes the workers that may no longer take their group's jobs, closes their connections,
+    /// and requeues their jobs.
     pub(super) fn remove_unless(&self, may_stay: impl Fn(&GroupKey, &Outbox) -> bool) {
         let workers = self.state().jobs.all_workers();
         for (id, key, outbox) in workers.into_iter().filter(|(_, key, outbox)| !may_stay(key, outbox)) {

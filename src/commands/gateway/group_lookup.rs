@@ -1,5 +1,5 @@
-//! The look for a group before it is opened: NSQ creates a group that is subscribed to, and a GET must
-//! not create one unless it asks for that.
+//! The look for a group before it is opened: NSQ creates a group that is subscribed to, and a GET
+//! must not create one unless it asks for that.
 
 use axum::http::StatusCode;
 use futures_util::future::join_all;

@@ -144,7 +144,8 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     Ok(if shutdown.now.is_cancelled() { Exit::Interrupted } else { Exit::Success })
 }
 
-/// Places for so many connections, or as many as there are files for. A quarter of the files is kept for connections to nsqds, and some for all else.
+/// Places for so many connections, or as many as there are files for. A quarter of the files is
+/// kept for connections to nsqds, and some for all else.
 fn places(wanted: usize, files: OpenFiles) -> ConnectionSlots {
     let room = (files.free - files.free / 4).saturating_sub(RESERVED_FILES).max(MIN_CONNECTIONS);
     let most = (1..=room).rev().find(|turns| turns + ConnectionSlots::reserve(*turns) <= room).unwrap_or(1);

@@ -8,8 +8,8 @@ use super::Gateway;
 use crate::commands::common::server_tls_args::reload;
 use mqueue::net::tls::TlsServer;
 
-/// Reads the files again on each SIGHUP, from now on. Without such files SIGHUP ends the process, as
-/// it does by default.
+/// Reads the files again on each SIGHUP, from now on. Without such files SIGHUP ends the process,
+/// as it does by default.
 ///
 /// # Errors
 /// Fails if the signal cannot be listened for.

@@ -18,9 +18,9 @@ use mqueue::proto::TopicName;
 ///
 /// Without input it publishes an event a second: JSON with a run id, the task, a sequence number
 /// without gaps and the time, so that a loss or a duplicate can be counted. With FILEs (`-` is
-/// stdin) it publishes their lines, in order, as they arrive. Without FILEs, a stdin that is a pipe,
-/// a socket or a file is the input, unless --generate, --tasks, --payload-keys, --count, --rate, --interval
-/// or --duration (or its variable) asks for generated events.
+/// stdin) it publishes their lines, in order, as they arrive. Without FILEs, a stdin that is a
+/// pipe, a socket or a file is the input, unless --generate, --tasks, --payload-keys, --count,
+/// --rate, --interval or --duration (or its variable) asks for generated events.
 ///
 /// A message counts as published when nsqd has acknowledged it. Exit code: 0 if all were
 /// acknowledged, 1 if one was not, 69 if there is no broker.

@@ -80,8 +80,8 @@ impl ProducerPlan {
     }
 }
 
-/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe, a file or a connection, and no
-/// flag asks for generated events. Logs which source is used in that case.
+/// Returns true if there is no FILE, and stdin takes its place: stdin is a pipe, a file or a
+/// connection, and no flag asks for generated events. Logs which source is used in that case.
 fn stdin_is_the_input(args: &Args) -> bool {
     let Some(stdin) = reader::redirected_stdin() else { return false };
     match asks_for_events(args) {

@@ -14,8 +14,8 @@ use crate::commands::common::schedule::Schedule;
 const MAX_BYTES_IN_FLIGHT: usize = 32 << 20;
 
 impl ProducerRun<'_> {
-    /// Publishes `rate` messages a second, whether or not earlier messages were acknowledged. Messages due by
-    /// `time` are sent, as far as there is room.
+    /// Publishes `rate` messages a second, whether or not earlier messages were acknowledged.
+    /// Messages due by `time` are sent, as far as there is room.
     pub(super) async fn at_rate(&self, mut source: MessageSource, rate: f64, time: Option<Duration>) -> io::Result<()> {
         let timer = PreciseTimer::start()?;
         let start = Instant::now();

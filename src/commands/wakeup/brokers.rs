@@ -105,8 +105,8 @@ impl PolledBrokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
-    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds, none for
-    /// the default, and those of TLS, compression and AUTH.
+    /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds, none
+    /// for the default, and those of TLS, compression and AUTH.
     pub(super) fn flags(&self) -> String {
         let lookupds = self.directories.iter().map(|lookupd| format!(" --lookupd-http-address {}", lookupd.http));
         let named = self.nsqds.values().filter(|broker| broker.is_named).filter_map(PolledNsqd::tcp);

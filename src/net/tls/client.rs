@@ -17,7 +17,8 @@ use tokio_rustls::client::TlsStream;
 use super::known::{self, Side};
 use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
-/// How a client uses TLS. Without anything set: the system's certificate authorities, and no certificate of its own.
+/// How a client uses TLS. Without anything set: the system's certificate authorities, and no
+/// certificate of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsClientSettings {
     /// A PEM file of the certificate authorities to trust, in place of the system's.
@@ -49,7 +50,8 @@ impl TlsClient {
     /// Reads the files.
     ///
     /// # Errors
-    /// A file that cannot be read or used, a certificate without its key, or no certificate authorities.
+    /// A file that cannot be read or used, a certificate without its key, or no certificate
+    /// authorities.
     pub fn new(settings: &TlsClientSettings) -> Result<Self, TlsSettingsError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())

@@ -1,6 +1,7 @@
 //! TLS for raw connections, by rustls: the files that a user names, and the handshake.
 //!
-//! TLS 1.2 and 1.3. Nothing falls back: what cannot be read, does not match or is not trusted is an error that names the file or the reason.
+//! TLS 1.2 and 1.3. Nothing falls back: what cannot be read, does not match or is not trusted is an
+//! error that names the file or the reason.
 
 mod client;
 mod inspect;

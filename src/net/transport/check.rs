@@ -1,12 +1,12 @@
-//! Properties of decompression that hold for any bytes of a peer, as a function that panics on a violation:
-//! the body of a fuzz target (`fuzz/`); a short test runs it over mutated streams.
+//! Properties of decompression that hold for any bytes of a peer, as a function that panics on a
+//! violation: the body of a fuzz target (`fuzz/`); a short test runs it over mutated streams.
 //!
 //! ```text
 //!  input: │ compression, mod 2 (1) │ size of reads, less 1 (1) │ the bytes that a peer sends │
 //! ```
 //!
-//! - However well the bytes compress, the stream holds little more than one step decompressed, and the
-//!   output is in proportion to the input.
+//! - However well the bytes compress, the stream holds little more than one step decompressed, and
+//!   the output is in proportion to the input.
 //! - The same bytes give the same output up to an error, however they arrive and are asked for.
 //! - Bytes compressed here are the same bytes again.
 

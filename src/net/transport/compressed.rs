@@ -32,8 +32,8 @@ enum Codec {
 
 /// A stream over `S` that compresses what is written and decompresses what is read.
 ///
-/// Written bytes reach the peer with `flush` only. Memory is bounded whatever the peer sends: at most 64 KiB are decompressed ahead of the
-/// reader.
+/// Written bytes reach the peer with `flush` only. Memory is bounded whatever the peer sends: at
+/// most 64 KiB are decompressed ahead of the reader.
 ///
 /// Cancel safety: reading and writing keep everything when the future is dropped.
 #[derive(Debug)]

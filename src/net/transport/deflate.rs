@@ -1,4 +1,5 @@
-//! Deflate as NSQ uses it: one raw stream (RFC 1951) for each direction, flushed to a byte boundary (`Z_SYNC_FLUSH`) after each write.
+//! Deflate as NSQ uses it: one raw stream (RFC 1951) for each direction, flushed to a byte boundary
+//! (`Z_SYNC_FLUSH`) after each write.
 
 use std::io;
 
@@ -44,14 +45,16 @@ impl Deflate {
         Ok(())
     }
 
-    /// Compresses into the room left in `out`, after making some; returns the bytes of it that stayed unused.
+    /// Compresses into the room left in `out`, after making some; returns the bytes of it that
+    /// stayed unused.
     fn compress_into(&mut self, bytes: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> io::Result<usize> {
         out.reserve(STEP);
         self.compress.compress_vec(bytes, out, flush).map_err(io::Error::other)?;
         Ok(out.capacity() - out.len())
     }
 
-    /// Decompresses from `input` to `out`, up to `limit` bytes at a time: however well the peer's bytes compress, no more memory is taken.
+    /// Decompresses from `input` to `out`, up to `limit` bytes at a time: however well the peer's
+    /// bytes compress, no more memory is taken.
     pub(super) fn decode(&mut self, input: &mut BytesMut, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
         out.reserve(limit);
         let (read, written) = (self.decompress.total_in(), self.decompress.total_out());

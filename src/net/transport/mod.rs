@@ -1,4 +1,5 @@
-//! The stream below NSQ's protocol: TCP, then TLS, then compression, as IDENTIFY's reply grants them.
+//! The stream below NSQ's protocol: TCP, then TLS, then compression, as IDENTIFY's reply grants
+//! them.
 //!
 //! ```text
 //!  NSQ's frames ─▶ deflate or snappy ─▶ TLS ─▶ TCP
@@ -23,7 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(feature = "compression")]
 pub use self::compressed::{Compressed, Compression};
 
-/// A client's stream over `S`, as far as it was upgraded. Written bytes reach the peer with `flush` only.
+/// A client's stream over `S`, as far as it was upgraded. Written bytes reach the peer with `flush`
+/// only.
 #[derive(Debug)]
 pub enum Transport<S> {
     /// Neither TLS nor compression.
@@ -66,7 +68,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
-            // NSQ's frames have lengths, so an end without TLS's own goodbye hides nothing; nsqd says none when it is killed
+            // NSQ's frames have lengths, so an end without TLS's own goodbye hides nothing; nsqd
+            // says none when it is killed
             #[cfg(feature = "tls")]
             Self::Tls(stream) => match Pin::new(stream).poll_read(cx, into) {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),

@@ -1,4 +1,5 @@
-//! Snappy's framing format (<https://github.com/google/snappy/blob/main/framing_format.txt>): chunks of at most 64 KiB, each with a checksum.
+//! Snappy's framing format (<https://github.com/google/snappy/blob/main/framing_format.txt>):
+//! chunks of at most 64 KiB, each with a checksum.
 
 use std::io::{self, Read, Write};
 

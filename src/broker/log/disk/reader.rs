@@ -20,7 +20,8 @@ use crate::proto::Bodies;
 const MAX_OPEN_FILES: usize = 32;
 /// Maximum length of a record that is cached for the next read after a small part of it was read.
 const MAX_CACHED_RECORD: usize = 8 << 20;
-/// A record longer than this with a wrong checksum is refused for [`REFUSAL_TIME`] without another read.
+/// A record longer than this with a wrong checksum is refused for [`REFUSAL_TIME`] without another
+/// read.
 const LARGE_RECORD: usize = 64 << 10;
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 

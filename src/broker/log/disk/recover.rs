@@ -54,8 +54,8 @@ impl DiskLog {
     /// damaged records, as the report says. Recovered messages are synced, unless the mode is
     /// [`SyncMode::Never`].
     ///
-    /// Fails if another broker has locked the log, if it has another version, if it is an import that
-    /// did not end, or if its files cannot be read or written.
+    /// Fails if another broker has locked the log, if it has another version, if it is an import
+    /// that did not end, or if its files cannot be read or written.
     pub fn open(options: &LogOptions) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         Self::open_with(options, Box::new(File::sync_data))
     }

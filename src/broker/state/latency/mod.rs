@@ -6,8 +6,8 @@
 //! ```
 //!
 //! As in nsqd (`internal/quantile`), the window has two halves, so quantiles are those of the last
-//! half to whole window. A histogram takes the place of nsqd's targeted stream, so the quantiles need
-//! not be known before, and those of a thousand channels take a few milliseconds.
+//! half to whole window. A histogram takes the place of nsqd's targeted stream, so the quantiles
+//! need not be known before, and those of a thousand channels take a few milliseconds.
 
 mod histogram;
 

@@ -38,8 +38,8 @@ pub(super) async fn ask(deadline: Duration) -> Option<SystemdState> {
     Some(SystemdState { units, has_template, settings: settings::read(Path::new(SETTINGS)) })
 }
 
-/// Returns the flags of mqueue's and nsqd's services; none if systemd does not answer. Settings files
-/// whose service is not loaded stand for themselves.
+/// Returns the flags of mqueue's and nsqd's services; none if systemd does not answer. Settings
+/// files whose service is not loaded stand for themselves.
 pub(super) async fn unit_flags(deadline: Duration) -> Vec<UnitFlags> {
     let show = ["show", "--all", "--property=Id,User,Group,WorkingDirectory,Environment,EnvironmentFiles,ExecStart"];
     let patterns = ["mqueue*.service", "*nsqd*.service", units::WAKEUP];

@@ -1,10 +1,11 @@
-//! The flags of services: those of their command lines and of the variables in their settings files.
+//! The flags of services: those of their command lines and of the variables in their settings
+//! files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The flags of a service, by name without dashes: `tls-ca-file`. A flag of the command line beats a
-/// variable.
+/// The flags of a service, by name without dashes: `tls-ca-file`. A flag of the command line beats
+/// a variable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct UnitFlags {
     pub(super) unit: String,
@@ -62,8 +63,8 @@ impl UnitFlags {
         self.flags.insert(flag, value);
     }
 
-    /// Takes the flags of `{ path=… ; argv[]=/usr/bin/nsqd -tls-cert=a --tls-key b ; … }`. systemctl
-    /// quotes nothing there, so values with blanks are cut.
+    /// Takes the flags of `{ path=… ; argv[]=/usr/bin/nsqd -tls-cert=a --tls-key b ; … }`.
+    /// systemctl quotes nothing there, so values with blanks are cut.
     fn set_arguments(&mut self, line: &str) {
         let Some((_, rest)) = line.split_once("argv[]=") else { return };
         let mut words = rest.split(" ; ").next().unwrap_or_default().split_whitespace().peekable();

@@ -242,8 +242,8 @@ impl Lease {
         if let Some(claim) = &mut self.claim
             && let Some(published) = claim.wait_ended_at(lease)
         {
-            // by nsqd's clock, so that a node that never heard of the last epoch finishes beyond it,
-            // too
+            // by nsqd's clock, so that a node that never heard of the last epoch finishes beyond
+            // it, too
             self.highest_epoch = published.max(self.highest_epoch + 1);
             claim.phase = ClaimPhase::Leading { epoch: self.highest_epoch };
         }

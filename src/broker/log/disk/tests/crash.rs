@@ -209,7 +209,8 @@ fn message_records(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     with_messages.collect()
 }
 
-/// Asserts that a wrong byte anywhere in a file, outside of messages, loses no topic, channel or message.
+/// Asserts that a wrong byte anywhere in a file, outside of messages, loses no topic, channel or
+/// message.
 fn assert_wrong_bytes_lose_no_messages(path: &Path, number: u32, model: &Model) {
     let bytes = std::fs::read(file_path(path, number)).unwrap();
     let messages = message_records(&bytes);

@@ -127,7 +127,8 @@ fn changes_are_written_on_a_disk_that_another_program_keeps_full() {
     let ballast = directory.path().join("ballast");
     let mut other = File::create(&ballast).unwrap();
     let mut fill = || while io::Write::write(&mut other, &[0; 4096]).is_ok() {};
-    // more than what is allocated: what the reserve gives is allocated before the other program runs
+    // more than what is allocated: what the reserve gives is allocated before the other program
+    // runs
     let requeued = |n| Change::Requeued(CHANNEL, n % last + 1, 2, None);
     let changes = (0..3 * last).map(requeued).chain((1..=last).map(|id| Change::Finished(CHANNEL, id)));
     for change in changes {
