@@ -40,16 +40,20 @@ pub fn run() {
     let certificates = Certificates::new();
     for broker in BROKERS {
         for (count, what, goals) in [
-            (200, "publish 200 B, batches of 200, one connection", [Some(Goal::AtMost(1.25)), Some(Goal::AtMost(1.15))]),
+            (
+                200,
+                "publish 200 B, batches of 200, one connection",
+                [Some(Goal::AtMost(1.25)), Some(Goal::AtMost(1.15))],
+            ),
             (1, "publish → OK, one at a time, 200 B, p50 (goal: TLS takes 60 us more)", [None, None]),
         ] {
             let secured = served(&broker, &certificates);
-            let server = &secured;
+            let (server, certificates, gonsq) = (&secured, &certificates, &gonsq);
             let ours = MODES.map(|(name, _, mode)| -> (&'static str, Round<'_>) {
-                (name, Box::new(|| ours(server, mode, &certificates, count)))
+                (name, Box::new(move || ours(server, mode, certificates, count)))
             });
             let theirs = MODES.map(|(_, name, mode)| -> (&'static str, Round<'_>) {
-                (name, Box::new(|| theirs(&gonsq, server, mode, &certificates, count)))
+                (name, Box::new(move || theirs(gonsq, server, mode, certificates, count)))
             });
             let results = compare(ours.into_iter().chain(theirs).collect());
             let beside_go = (0..MODES.len()).map(|mode| (mode, mode + MODES.len(), None));
