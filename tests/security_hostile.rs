@@ -44,9 +44,8 @@ fn identified(address: &str, wishes: &str) -> TcpStream {
 /// Bytes up to the end of the connection.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
-    match stream.read_to_end(&mut rest) {
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it is closed"),
-        Ok(_) => {}
+    if let Err(error) = stream.read_to_end(&mut rest) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it is closed");
     }
     rest
 }
