@@ -1,8 +1,8 @@
 //! Retries and dead letters: a message that fails three times is published to `foo.dead`, with the
 //! reason.
 //!
-//! Run: `make up`, then `STREAM=foo make producer` in one shell and
-//! `cargo run --example dead_letters` in another. `mqueue errors --stream foo` lists the dead letters.
+//! Run: `make up`, then `STREAM=foo make producer` in one shell and `cargo run --example
+//! dead_letters` in another. `mqueue errors --stream foo` lists the dead letters.
 
 #![allow(clippy::print_stdout)]
 

@@ -50,13 +50,15 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     rest
 }
 
-/// A ClientHello of TLS 1.2 or before, without extensions.
+/// A ClientHello of TLS 1.2 or before. Its only extension, without which rustls looks no further,
+/// are the signature algorithms: ecdsa_secp256r1_sha256.
 fn client_hello(version: u16, suite: u16) -> Vec<u8> {
     let mut hello = version.to_be_bytes().to_vec();
     hello.extend([7; 32]);
     hello.extend([0, 0, 2]);
     hello.extend(suite.to_be_bytes());
     hello.extend([1, 0]);
+    hello.extend([0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
     let length = hello.len() as u8;
     [&[22, 3, 1, 0, length + 4, 1, 0, 0, length], &hello[..]].concat()
 }

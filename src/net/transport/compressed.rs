@@ -42,8 +42,10 @@ pub struct Compressed<S> {
     codec: Codec,
     /// Bytes from the peer, compressed.
     input: BytesMut,
-    /// Decompressed bytes, of which `read` are with the reader.
+    /// Room for decompressed bytes, made with the first read: `filled` are there, and `read` of
+    /// them are with the reader.
     plain: Vec<u8>,
+    filled: usize,
     read: usize,
     /// Compressed bytes, of which `sent` are with the peer.
     output: Vec<u8>,
@@ -62,7 +64,18 @@ impl<S> Compressed<S> {
             Compression::Snappy => Codec::Snappy(Box::new(Snappy::new())),
         };
         let (plain, output) = (Vec::new(), Vec::new());
-        Self { inner, codec, input: already_read, plain, read: 0, output, sent: 0, unflushed: false, ended: false }
+        Self {
+            inner,
+            codec,
+            input: already_read,
+            plain,
+            filled: 0,
+            read: 0,
+            output,
+            sent: 0,
+            unflushed: false,
+            ended: false,
+        }
     }
 
     /// The stream below.
@@ -77,16 +90,17 @@ impl<S> Compressed<S> {
 
     /// Decompresses what was read from the peer; true if there is something for the reader.
     fn decode(&mut self) -> io::Result<bool> {
-        self.plain.clear();
-        self.read = 0;
-        match &mut self.codec {
+        self.plain.resize(STEP, 0);
+        (self.filled, self.read) = (0, 0);
+        self.filled = match &mut self.codec {
             Codec::Deflate(codec) => {
-                codec.decode(&mut self.input, &mut self.plain, STEP)?;
+                let filled = codec.decode(&mut self.input, &mut self.plain)?;
                 self.ended |= codec.is_ended();
+                filled
             }
-            Codec::Snappy(codec) => codec.decode(&mut self.input, &mut self.plain, STEP)?,
-        }
-        Ok(!self.plain.is_empty())
+            Codec::Snappy(codec) => codec.decode(&mut self.input, &mut self.plain)?,
+        };
+        Ok(self.filled > 0)
     }
 }
 
@@ -112,8 +126,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Compressed<S> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if this.read < this.plain.len() || this.decode()? {
-                let count = into.remaining().min(this.plain.len() - this.read);
+            if this.read < this.filled || this.decode()? {
+                let count = into.remaining().min(this.filled - this.read);
                 into.put_slice(&this.plain[this.read..this.read + count]);
                 this.read += count;
                 return Poll::Ready(Ok(()));

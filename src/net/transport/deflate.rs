@@ -53,22 +53,18 @@ impl Deflate {
         Ok(out.capacity() - out.len())
     }
 
-    /// Decompresses from `input` to `out`, up to `limit` bytes at a time: however well the peer's
-    /// bytes compress, no more memory is taken.
-    pub(super) fn decode(&mut self, input: &mut BytesMut, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
-        out.reserve(limit);
+    /// Decompresses from `input` into `room`; returns the bytes written there. However well the
+    /// peer's bytes compress, no more memory is taken.
+    pub(super) fn decode(&mut self, input: &mut BytesMut, room: &mut [u8]) -> io::Result<usize> {
         let (read, written) = (self.decompress.total_in(), self.decompress.total_out());
-        let start = out.len();
-        out.resize(start + limit, 0);
-        let decoded = self.decompress.decompress(input, &mut out[start..], FlushDecompress::Sync);
-        out.truncate(start + (self.decompress.total_out() - written) as usize);
+        let decoded = self.decompress.decompress(input, room, FlushDecompress::Sync);
         input.advance((self.decompress.total_in() - read) as usize);
         match decoded {
             Ok(Status::StreamEnd) => self.ended = true,
             Ok(Status::Ok | Status::BufError) => {}
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("deflate: {error}"))),
         }
-        Ok(())
+        Ok((self.decompress.total_out() - written) as usize)
     }
 
     /// True after the peer ended its compressed stream.

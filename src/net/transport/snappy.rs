@@ -49,37 +49,20 @@ impl Snappy {
         Ok(())
     }
 
-    /// Decompresses the chunks that are wholly in `input`, until `out` has grown by `limit` bytes.
-    pub(super) fn decode(&mut self, input: &mut BytesMut, out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
-        let end = out.len() + limit;
-        while out.len() < end {
-            if self.decoder.get_ref().0.is_empty() && !self.take_chunk(input)? {
-                // the chunk taken last may not be read to its end
-                self.read(out, end)?;
-                return Ok(());
-            }
-            self.read(out, end)?;
-        }
-        Ok(())
-    }
-
-    /// Reads what the decoder has, up to a length of `end`.
-    fn read(&mut self, out: &mut Vec<u8>, end: usize) -> io::Result<()> {
-        let start = out.len();
-        out.resize(end, 0);
-        let mut length = start;
-        let read = loop {
-            match self.decoder.read(&mut out[length..]) {
-                Ok(0) => break Ok(()),
+    /// Decompresses the chunks that are wholly in `input`, until `room` is full; returns the bytes
+    /// written there.
+    pub(super) fn decode(&mut self, input: &mut BytesMut, room: &mut [u8]) -> io::Result<usize> {
+        let mut length = 0;
+        while length < room.len() {
+            // the chunk taken last may not be read to its end
+            match self.decoder.read(&mut room[length..]) {
+                Ok(0) if self.take_chunk(input)? => {}
+                Ok(0) => break,
                 Ok(count) => length += count,
-                Err(error) => break Err(error),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("snappy: {error}"))),
             }
-            if length == end {
-                break Ok(());
-            }
-        };
-        out.truncate(length);
-        read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("snappy: {error}")))
+        }
+        Ok(length)
     }
 
     /// Gives the decoder the next chunk, if it has wholly arrived.
