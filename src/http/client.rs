@@ -61,6 +61,10 @@ pub fn cause(error: &reqwest::Error) -> String {
     }
     match cause.downcast_ref::<std::io::Error>() {
         Some(error) => describe(error),
+        // hyper's words for an answer of another protocol
+        None if cause.to_string().starts_with("invalid HTTP ") => {
+            "the answer is not HTTP: is this its HTTP port?".to_owned()
+        }
         None if cause.is::<reqwest::Error>() => "the request could not be sent".to_owned(),
         None => cause.to_string().to_lowercase(),
     }

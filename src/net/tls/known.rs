@@ -8,7 +8,7 @@ use x509_parser::prelude::{ExtendedKeyUsage, FromDer, X509Certificate};
 
 /// The side of a connection that a certificate is shown for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum ConnectionSide {
     Server,
     #[cfg(feature = "broker")]
     Client,
@@ -16,7 +16,11 @@ pub(super) enum Side {
 
 /// Checks a certificate that is among the authorities: its time, and that its purposes, if it names
 /// any, include this side of a connection.
-pub(super) fn check(certificate: &CertificateDer<'_>, side: Side, now: UnixTime) -> Result<(), CertificateError> {
+pub(super) fn check(
+    certificate: &CertificateDer<'_>,
+    side: ConnectionSide,
+    now: UnixTime,
+) -> Result<(), CertificateError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
@@ -29,11 +33,11 @@ pub(super) fn check(certificate: &CertificateDer<'_>, side: Side, now: UnixTime)
     }
 }
 
-fn allows(purposes: &ExtendedKeyUsage<'_>, side: Side) -> bool {
+fn allows(purposes: &ExtendedKeyUsage<'_>, side: ConnectionSide) -> bool {
     purposes.any
         || match side {
-            Side::Server => purposes.server_auth,
+            ConnectionSide::Server => purposes.server_auth,
             #[cfg(feature = "broker")]
-            Side::Client => purposes.client_auth,
+            ConnectionSide::Client => purposes.client_auth,
         }
 }

@@ -8,6 +8,7 @@ mod inspect;
 mod known;
 #[cfg(feature = "broker")]
 mod server;
+mod signatures;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -4,18 +4,18 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ProtocolVersion, ServerConfig, SignatureScheme, version};
+use rustls::{DistinguishedName, ProtocolVersion, ServerConfig, version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::known::{self, Side};
+use super::known::{self, ConnectionSide};
+use super::signatures::check_signatures;
 use super::{TlsSettingsError, authorities, certificates, private_key, refused};
 
 /// A server's certificate, and its demands on clients.
@@ -127,14 +127,15 @@ fn read(settings: &TlsServerSettings) -> Result<ServerConfig, TlsSettingsError> 
         TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
         TlsVersion::V1_3 => &[&version::TLS13],
     };
+    let algorithms = provider.signature_verification_algorithms;
     let clients: Arc<dyn ClientCertVerifier> = match (settings.client_auth, &settings.root_ca_file) {
         (ClientAuth::None, _) => Arc::new(NoClientAuth),
-        (ClientAuth::Require, _) => Arc::new(AnyClient(provider.signature_verification_algorithms)),
+        (ClientAuth::Require, _) => Arc::new(AnyClient { algorithms }),
         (ClientAuth::RequireVerify, None) => return Err(TlsSettingsError::NoClientAuthorities),
         (ClientAuth::RequireVerify, Some(path)) => {
             let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider.clone());
             let authorities = builder.build().map_err(|e| refused(path, &e))?;
-            Arc::new(KnownClient { authorities, known: certificates(path)? })
+            Arc::new(KnownClient { authorities, known: certificates(path)?, algorithms })
         }
     };
     let cert = &settings.cert_file;
@@ -165,7 +166,9 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 
 /// Takes any client certificate; the handshake's signature is still checked.
 #[derive(Debug)]
-struct AnyClient(WebPkiSupportedAlgorithms);
+struct AnyClient {
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
 impl ClientCertVerifier for AnyClient {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -181,27 +184,7 @@ impl ClientCertVerifier for AnyClient {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
+    check_signatures!();
 }
 
 /// Takes client certificates of an authority, and those that are among the authorities themselves.
@@ -210,6 +193,7 @@ struct KnownClient {
     authorities: Arc<dyn ClientCertVerifier>,
     /// The authorities' own certificates, see [`known`].
     known: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientCertVerifier for KnownClient {
@@ -224,31 +208,11 @@ impl ClientCertVerifier for KnownClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         if self.known.contains(certificate) {
-            known::check(certificate, Side::Client, now)?;
+            known::check(certificate, ConnectionSide::Client, now)?;
             return Ok(ClientCertVerified::assertion());
         }
         self.authorities.verify_client_cert(certificate, intermediates, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
+    check_signatures!();
 }
