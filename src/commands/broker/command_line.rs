@@ -59,13 +59,19 @@ fn with_log_level(mut cli: Cli, matches: &ArgMatches) -> Result<Cli, Failure> {
     Ok(cli)
 }
 
-/// Returns the position of `broker`, if that is the command.
+/// Returns the position of `broker`, if that is the command. The flags of the program may precede
+/// it, with their values.
 fn command_at(words: &[OsString]) -> Option<usize> {
+    let cli = Cli::command();
+    let takes_value = |flag: &str| {
+        let name = flag.strip_prefix("--");
+        cli.get_arguments().any(|arg| arg.get_long() == name && arg.get_action().takes_values())
+    };
     let mut at = 1;
     while let Some(word) = words.get(at) {
         match word.to_str() {
             Some("broker") => return Some(at),
-            Some("--log") => at += 2,
+            Some(flag) if takes_value(flag) => at += 2,
             Some(flag) if flag.starts_with('-') => at += 1,
             Some(_) | None => return None,
         }
@@ -87,4 +93,28 @@ fn matches(words: &[OsString]) -> Result<ArgMatches, Failure> {
 /// Returns where the value of an argument of `mqueue broker` is from.
 fn source(matches: &ArgMatches, id: &str) -> Option<ValueSource> {
     matches.subcommand_matches("broker").and_then(|matches| matches.value_source(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nsqds_spelling_is_rewritten_after_the_flags_of_the_program() {
+        for (line, rewritten) in [
+            ("mqueue broker -data-path x", "mqueue broker --data-path x"),
+            ("mqueue --log debug broker -data-path=x", "mqueue --log debug broker --data-path=x"),
+            ("mqueue --context prod broker -data-path x", "mqueue --context prod broker --data-path x"),
+            (
+                "mqueue --context=prod --log=warn broker -snappy=false",
+                "mqueue --context=prod --log=warn broker --snappy=false",
+            ),
+            ("mqueue --context broker ls -x", "mqueue --context broker ls -x"),
+            ("mqueue consumer -n broker", "mqueue consumer -n broker"),
+        ] {
+            let words = line.split(' ').map(OsString::from).collect();
+            let expected: Vec<OsString> = rewritten.split(' ').map(OsString::from).collect();
+            assert_eq!(in_our_spelling(words), expected, "{line}");
+        }
+    }
 }

@@ -77,17 +77,17 @@ pub(crate) struct ClusterSettings {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tls: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls_ca_file: Option<PathBuf>,
+    tls_ca_file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls_cert_file: Option<PathBuf>,
+    tls_cert_file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls_key_file: Option<PathBuf>,
+    tls_key_file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_server_name: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tls_insecure_skip_verify: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    auth_secret_file: Option<PathBuf>,
+    auth_secret_file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deflate: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -98,21 +98,27 @@ impl ClusterSettings {
     /// Takes the settings of a command line. Paths become absolute.
     ///
     /// # Errors
-    /// Fails if no address is named.
+    /// Fails if no address is named, or a path is not UTF-8.
     pub(crate) fn of(args: &broker_args::Args) -> Result<Self, Failure> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
+        let path = |path: &Option<PathBuf>| -> Result<Option<String>, Failure> {
+            let Some(path) = path else { return Ok(None) };
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            let text = absolute.into_os_string().into_string();
+            text.map(Some)
+                .map_err(|path| Failure::new(Exit::Usage, format!("{path:?} cannot be kept: it is not UTF-8")))
+        };
         let security = &args.security;
         let settings = Self {
             nsqd_tcp_address: args.nsqd_tcp_address.iter().map(ToString::to_string).collect(),
             nsqd_http_address: args.nsqd_http_address.iter().map(ToString::to_string).collect(),
             lookupd_http_address: args.lookupd_http_address.iter().map(ToString::to_string).collect(),
             tls: security.tls,
-            tls_ca_file: path(&security.certificates.tls_ca_file),
-            tls_cert_file: path(&security.certificates.tls_cert_file),
-            tls_key_file: path(&security.certificates.tls_key_file),
+            tls_ca_file: path(&security.certificates.tls_ca_file)?,
+            tls_cert_file: path(&security.certificates.tls_cert_file)?,
+            tls_key_file: path(&security.certificates.tls_key_file)?,
             tls_server_name: security.certificates.tls_server_name.clone(),
             tls_insecure_skip_verify: security.certificates.tls_insecure_skip_verify,
-            auth_secret_file: path(&security.auth_secret_file),
+            auth_secret_file: path(&security.auth_secret_file)?,
             deflate: security.deflate,
             snappy: security.snappy,
         };
@@ -141,20 +147,20 @@ impl ClusterSettings {
             args.nsqd_http_address = all::<Nsqd>(&self.nsqd_http_address)?;
             args.lookupd_http_address = all::<Lookupd>(&self.lookupd_http_address)?;
         }
+        let kept = |path: &Option<String>| path.as_ref().map(PathBuf::from);
         let security = &mut args.security;
-        let files = [
-            (&mut security.certificates.tls_ca_file, &self.tls_ca_file),
-            (&mut security.certificates.tls_cert_file, &self.tls_cert_file),
-            (&mut security.certificates.tls_key_file, &self.tls_key_file),
-            (&mut security.auth_secret_file, &self.auth_secret_file),
-        ];
-        for (given, kept) in files {
-            *given = given.take().or_else(|| kept.clone());
-        }
         security.tls |= self.tls;
-        security.certificates.tls_server_name =
-            security.certificates.tls_server_name.take().or_else(|| self.tls_server_name.clone());
-        security.certificates.tls_insecure_skip_verify |= self.tls_insecure_skip_verify;
+        security.auth_secret_file = security.auth_secret_file.take().or_else(|| kept(&self.auth_secret_file));
+        // flags that exclude each other, or need each other, are one setting, too
+        let own = &mut security.certificates;
+        if own.tls_ca_file.is_none() && !own.tls_insecure_skip_verify {
+            own.tls_ca_file = kept(&self.tls_ca_file);
+            own.tls_insecure_skip_verify = self.tls_insecure_skip_verify;
+        }
+        if own.tls_cert_file.is_none() {
+            (own.tls_cert_file, own.tls_key_file) = (kept(&self.tls_cert_file), kept(&self.tls_key_file));
+        }
+        own.tls_server_name = own.tls_server_name.take().or_else(|| self.tls_server_name.clone());
         if security.deflate.is_none() && !security.snappy {
             (security.deflate, security.snappy) = (self.deflate, self.snappy);
         }
@@ -307,6 +313,33 @@ mod tests {
         assert_eq!((args.nsqd_tcp_address[0].to_string(), args.nsqd_tcp_address.len()), ("b:2".to_owned(), 1));
         assert!(args.lookupd_http_address.is_empty() && !args.security.snappy);
         assert_eq!(args.security.deflate, Some(1));
+    }
+
+    #[test]
+    fn a_named_authority_beats_the_contexts_lack_of_checks() {
+        let of = |flags: &str| ClusterSettings::of(&parsed(&format!("--nsqd-tcp-address a:1 --tls {flags}"))).unwrap();
+        let filled = |settings: &ClusterSettings, flags: &str| {
+            let mut args = parsed(flags);
+            settings.fill(&mut args).unwrap();
+            args.security.certificates
+        };
+        let unchecked = filled(&of("--tls-insecure-skip-verify"), "--tls-ca-file /ca.pem");
+        assert_eq!((unchecked.tls_insecure_skip_verify, unchecked.tls_ca_file), (false, Some("/ca.pem".into())));
+        let checked = filled(&of("--tls-ca-file /ca.pem"), "--tls-insecure-skip-verify");
+        assert_eq!((checked.tls_insecure_skip_verify, checked.tls_ca_file), (true, None));
+        let client =
+            filled(&of("--tls-cert-file /a --tls-key-file /a.key"), "--tls-cert-file /b --tls-key-file /b.key");
+        assert_eq!((client.tls_cert_file, client.tls_key_file), (Some("/b".into()), Some("/b.key".into())));
+        let kept = filled(&of("--tls-cert-file /a --tls-key-file /a.key"), "");
+        assert_eq!((kept.tls_cert_file, kept.tls_key_file), (Some("/a".into()), Some("/a.key".into())));
+    }
+
+    #[test]
+    fn a_path_that_toml_cannot_hold_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let mut args = parsed("--nsqd-tcp-address a:1");
+        args.security.auth_secret_file = Some(std::ffi::OsString::from_vec(b"/a\xff".to_vec()).into());
+        assert!(ClusterSettings::of(&args).unwrap_err().to_string().contains("it is not UTF-8"));
     }
 
     #[test]
