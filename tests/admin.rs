@@ -67,6 +67,8 @@ fn actions_that_lose_messages_need_a_yes() {
         assert!(refused.stderr.contains(&words), "{}", refused.stderr);
     }
     assert_eq!(nsqd.channel("orders", "billing").depth, 2);
+    done(&nsqd, "empty orders/billing --yes");
+    done(&nsqd, "empty orders/billing"); // there is nothing to lose
 }
 
 #[test]

@@ -4,25 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use mqueue::client::{Address, Consumer, ConsumerConfig, Publisher, PublisherConfig};
-use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
-use crate::support::{Client, Nsqd, PATIENCE, Sequences, mqueue, needs, wait_until};
+use crate::support::{Client, EventsOutcome, Nsqd, PATIENCE, mqueue, needs, wait_until};
 
 const KILLS: usize = 50;
 /// Messages of one run: enough for all kills.
 const EVENTS: u64 = 60_000;
 
-/// Outcome of the published messages.
-struct Outcome {
-    handled: u64,
-    twice: u64,
-    resent: u64,
-}
-
 /// Publishes and consumes while the broker is killed and restarted at random moments; ends when the
 /// broker is empty.
-fn killed_again_and_again(broker: &mut Nsqd, random: &mut fastrand::Rng) -> Outcome {
+fn killed_again_and_again(broker: &mut Nsqd, random: &mut fastrand::Rng) -> EventsOutcome {
     broker.create("foo", "1");
     let args = "consumer --stream foo --group 1 --output body --msg-timeout 2s --max-in-flight 200";
     let consumer = mqueue(args).env("NSQD_TCP_ADDRESS", &broker.tcp()).start();
@@ -34,17 +26,7 @@ fn killed_again_and_again(broker: &mut Nsqd, random: &mut fastrand::Rng) -> Outc
         broker.kill();
         broker.start_again();
     }
-    let report = producer.finish();
-    assert_eq!(report.code, Some(0), "{}", report.stderr);
-    let report: serde_json::Value = serde_json::from_str(&report.stdout).expect("JSON");
-    assert_eq!(report["acknowledged"], EVENTS, "{report}");
-    broker.wait_for_empty("foo", "1");
-    consumer.signal(Signal::SIGTERM);
-    let last = consumer.finish();
-    assert_eq!(last.code, Some(0), "{}", last.stderr);
-    let mut seen = Sequences::default();
-    seen.read(&last.stdout);
-    Outcome { handled: seen.distinct(), twice: seen.duplicates(), resent: report["resent"].as_u64().expect("a number") }
+    EventsOutcome::of(producer, consumer, broker, EVENTS, "killed")
 }
 
 #[test]
@@ -53,7 +35,7 @@ fn nothing_acknowledged_is_lost_over_fifty_kills() {
     let mut random = fastrand::Rng::with_seed(seed);
     let of_broker = killed_again_and_again(&mut Nsqd::embedded(&[]), &mut random);
     eprintln!("SEED={seed}: {EVENTS} events acknowledged, {KILLS} kills");
-    let show = |name: &str, Outcome { handled, twice, resent }: &Outcome| {
+    let show = |name: &str, EventsOutcome { handled, twice, resent }: &EventsOutcome| {
         eprintln!("  {name:<14} lost {:>5}, handled again {twice:>5}, sent again {resent:>5}", EVENTS - handled);
     };
     show("mqueue broker", &of_broker);

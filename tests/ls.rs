@@ -92,6 +92,8 @@ fn unreachable_and_unknown_ones_are_one_line() {
     let none = ls(&format!("--nsqd-http-address {address}")).run();
     assert_eq!((none.code, none.stdout.as_str()), (Some(69), ""));
     assert!(none.stderr.contains(&said), "{}", none.stderr);
+    let not_http = ls(&format!("--nsqd-http-address {}", nsqd.tcp())).run();
+    assert!(not_http.stderr.contains(": the answer is not HTTP: is this its HTTP port?"), "{}", not_http.stderr);
     let unknown = ls(&format!("--nsqd-http-address {} nope", nsqd.http())).run();
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("no nsqd that answered has a stream nope"), "{}", unknown.stderr);

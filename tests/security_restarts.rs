@@ -1,9 +1,7 @@
 //! Restarts and kills of the server in modes of TLS, compression and AUTH: nothing acknowledged is
 //! lost.
 
-use nix::sys::signal::Signal;
-
-use crate::support::{Certificates, Mode, Nsqd, Sequences, mqueue, needs, wait_until};
+use crate::support::{Certificates, EventsOutcome, Mode, Nsqd, mqueue, needs, wait_until};
 
 /// Modes of a run, unless MQUEUE_TEST_MODES has another number: there are 48.
 const SAMPLE: usize = 3;
@@ -29,17 +27,8 @@ fn play(certificates: &Certificates, mode: Mode, random: &mut fastrand::Rng, sta
         end(nsqd);
         nsqd.start_again();
     }
-    let report = producer.finish();
-    assert_eq!(report.code, Some(0), "{mode:?}: {}", report.stderr);
-    let report: serde_json::Value = serde_json::from_str(&report.stdout).expect("JSON");
-    assert_eq!(report["acknowledged"], EVENTS, "{mode:?}: {report}");
-    nsqd.wait_for_empty("foo", "1");
-    consumer.signal(Signal::SIGTERM);
-    let last = consumer.finish();
-    assert_eq!(last.code, Some(0), "{mode:?}: {}", last.stderr);
-    let mut seen = Sequences::default();
-    seen.read(&last.stdout);
-    assert_eq!(seen.distinct(), EVENTS, "{mode:?}: every acknowledged event is handled");
+    let outcome = EventsOutcome::of(producer, consumer, nsqd, EVENTS, &format!("{mode:?}"));
+    assert_eq!(outcome.handled, EVENTS, "{mode:?}: every acknowledged event is handled");
 }
 
 type Start = fn(&[&str]) -> Nsqd;

@@ -25,15 +25,7 @@ fn work(log: Box<dyn Log>, end: impl FnOnce() + 'static) -> Work {
     let now = |n: u64| Now { at: n, unix_nanos: 1_700_000_000_000_000_000 + n as i64 * 1000 };
     let (topic, channel) = (TopicName::new("bench").unwrap(), ChannelName::new("bench").unwrap());
     let mut state = BrokerState::new(StateLimits::default(), log);
-    let settings = SessionSettings {
-        client_id: String::new(),
-        hostname: String::new(),
-        user_agent: String::new(),
-        msg_timeout: 60_000,
-        sample_rate: 0,
-        security: Default::default(),
-    };
-    let session = state.connect(settings, String::new(), 1, now(0));
+    let session = state.connect(SessionSettings::default(), String::new(), 1, now(0));
     assert!(state.subscribe(session, &topic, &channel, now(0)).is_ok());
     state.ready(session, 10, now(0));
     Box::new(move || {

@@ -18,6 +18,7 @@ use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
 use super::{Broker, TlsRequired, lookupd, statsd, tcp};
 use crate::http::{BrowserGuard, ConnectionSlots, listen};
+use crate::io_error::describe;
 use crate::net::remove_stale_socket;
 use crate::net::tls::TlsServer;
 use crate::proto::HostPort;
@@ -157,7 +158,7 @@ impl Drop for UnixSocketFile {
 
 /// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}: {}", describe(source))]
 pub struct BindError {
     address: ListenAddress,
     source: io::Error,

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::peer_names::{RemovedNames, Sanitize};
 use super::{Address, InvalidAddress, http_date};
-use crate::http::client::{BodyError, body as read_body};
+use crate::http::client::{BodyError, body as read_body, cause};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsClient;
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
@@ -158,7 +158,7 @@ impl Api {
         let left = |begun: Instant| CALL_TIME.saturating_sub(begun.elapsed());
         let error = match self.send_once(method.clone(), path, query, body.clone(), left(begun)).await {
             Ok(answer) => return Ok(answer),
-            Err(Failed { error, tls_port: Some(port) }) if self.is_secured && self.scheme == "http" => {
+            Err(FailedCall { error, tls_port: Some(port) }) if self.is_secured && self.scheme == "http" => {
                 self.tls_port.store(port.get(), Ordering::Relaxed);
                 match self.send_once(method, path, query, body, left(begun)).await {
                     Ok(answer) => return Ok(answer),
@@ -182,11 +182,11 @@ impl Api {
         query: &Query<'_>,
         body: Bytes,
         within: Duration,
-    ) -> Result<Dated, Failed> {
+    ) -> Result<Dated, FailedCall> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
-            let reason = if e.is_timeout() { "no answer in time".to_owned() } else { innermost(&e) };
-            Failed { error: HttpError::Unreachable { program, address: address.clone(), reason }, tls_port: None }
+            let reason = if e.is_timeout() { "no answer in time".to_owned() } else { cause(&e) };
+            FailedCall { error: HttpError::Unreachable { program, address: address.clone(), reason }, tls_port: None }
         };
         let url = format!("{}{path}", self.url());
         let request = self.client.request(method, url).query(query).body(body).timeout(within);
@@ -198,7 +198,7 @@ impl Api {
                 Ok(body) => Ok((body, date)),
                 Err(BodyError::Broken(error)) => Err(unreachable(error)),
                 Err(error @ BodyError::TooLong(_)) => {
-                    Err(Failed { error: self.unreadable(path, &error.to_string()), tls_port: None })
+                    Err(FailedCall { error: self.unreadable(path, &error.to_string()), tls_port: None })
                 }
             };
         }
@@ -207,7 +207,7 @@ impl Api {
         let tls_port = tls_port(status, &code, &body);
         let code = excerpt(code.as_bytes());
         let error = HttpError::Status { program, address: self.address.clone(), path, status: status.as_u16(), code };
-        Err(Failed { error, tls_port })
+        Err(FailedCall { error, tls_port })
     }
 
     async fn get<T: DeserializeOwned + Sanitize>(&self, path: &'static str, query: &Query<'_>) -> Result<T, HttpError> {
@@ -230,7 +230,7 @@ impl Api {
 }
 
 /// The failure of a call, with the port that the server names for calls with TLS.
-struct Failed {
+struct FailedCall {
     error: HttpError,
     tls_port: Option<NonZeroU16>,
 }
@@ -263,14 +263,6 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
         ));
     }
     serde_json::from_slice(json).map_err(|e| e.to_string())
-}
-
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    #[cfg(feature = "tls")]
-    if let Some(reason) = crate::net::tls::explain_cause(error) {
-        return reason;
-    }
-    std::iter::successors(Some(error), |e| e.source()).last().unwrap_or(error).to_string()
 }
 
 /// The selection of topics, channels and clients for `/stats`.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::compare;
-use crate::support::{Client, Nsqd, needs, wait_until};
+use crate::support::{CONFIG_OPTIONS, Client, Nsqd, needs, wait_until};
 
 type Request = (&'static str, &'static str, &'static str);
 
@@ -131,36 +131,7 @@ fn http_requests_are_answered_like_nsqd() {
         ("PUT", "/config/nsqlookupd_tcp_addresses", "[]"),
         ("GET", "/config/nsqlookupd_tcp_addresses", ""),
     ];
-    for option in [
-        "mem_queue_size",
-        "msg_timeout",
-        "max_msg_timeout",
-        "max_msg_size",
-        "max_body_size",
-        "max_req_timeout",
-        "max_heartbeat_interval",
-        "max_rdy_count",
-        "max_output_buffer_size",
-        "max_output_buffer_timeout",
-        "min_output_buffer_timeout",
-        "max_channel_consumers",
-        "deflate",
-        "snappy",
-        "max_deflate_level",
-        "tls_required",
-        "tls_cert",
-        "tls_key",
-        "tls_client_auth_policy",
-        "tls_root_ca_file",
-        "statsd_address",
-        "statsd_interval",
-        "statsd_mem_stats",
-        "statsd_udp_packet_size",
-        "statsd_exclude_ephemeral",
-        "e2e_processing_latency_window_time",
-        "e2e_processing_latency_percentiles",
-        "auth_http_addresses",
-    ] {
+    for option in CONFIG_OPTIONS {
         requests.push(("GET", Box::leak(format!("/config/{option}").into_boxed_str()), ""));
     }
     // sizes at the limit, and one above: 1 MiB for a message, 5 MiB for a body

@@ -25,12 +25,12 @@ pub use self::client::Client;
 pub use self::disks::{BadDisk, SmallDisk};
 pub use self::doors::{Doors, Told};
 pub use self::eavesdropper::Eavesdropper;
-pub use self::events::Sequences;
+pub use self::events::{EventsOutcome, Sequences};
 pub use self::gateway::{Gateway, Worker};
 pub use self::liar::{Liar, Rest};
 pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
-pub use self::nsq::{Lookupd, Nsqd, get, peer, request};
+pub use self::nsq::{CONFIG_OPTIONS, Lookupd, Nsqd, get, peer, request};
 pub use self::wire::Wire;
 
 /// The longest that any single condition may take, on a slow and busy machine.

@@ -137,6 +137,38 @@ impl Drop for Server {
     }
 }
 
+/// Settings in `/config` that nsqd and the embedded broker answer alike.
+pub const CONFIG_OPTIONS: [&str; 28] = [
+    "mem_queue_size",
+    "msg_timeout",
+    "max_msg_timeout",
+    "max_msg_size",
+    "max_body_size",
+    "max_req_timeout",
+    "max_heartbeat_interval",
+    "max_rdy_count",
+    "max_output_buffer_size",
+    "max_output_buffer_timeout",
+    "min_output_buffer_timeout",
+    "max_channel_consumers",
+    "deflate",
+    "snappy",
+    "max_deflate_level",
+    "tls_required",
+    "tls_cert",
+    "tls_key",
+    "tls_client_auth_policy",
+    "tls_root_ca_file",
+    "statsd_address",
+    "statsd_interval",
+    "statsd_mem_stats",
+    "statsd_udp_packet_size",
+    "statsd_exclude_ephemeral",
+    "e2e_processing_latency_window_time",
+    "e2e_processing_latency_percentiles",
+    "auth_http_addresses",
+];
+
 /// An nsqd with a data folder of its own.
 pub struct Nsqd {
     server: Server,

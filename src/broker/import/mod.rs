@@ -35,6 +35,7 @@ use super::log::{
     Relocated, TopicId,
 };
 use super::state::wire_id::node_bits;
+use crate::io_error::describe;
 use crate::plural::count;
 use crate::proto::{Bodies, TopicName};
 
@@ -62,7 +63,7 @@ pub enum ImportError {
     #[error(transparent)]
     Log(#[from] OpenError),
     /// A file or folder cannot be used.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {}", path.display(), describe(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -70,7 +71,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The log cannot be written.
-    #[error("cannot write to {}: {source}: fix that, and run the import again", path.display())]
+    #[error("cannot write to {}: {}: fix that, and run the import again", path.display(), describe(source))]
     Write {
         /// The log's folder.
         path: PathBuf,

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::ImportError;
 use super::folder::{QueueFiles, QueuePositions};
-use super::queue_file::{Found, MessageHead, QueueFile};
+use super::queue_file::{MessageHead, QueueEntry, QueueFile};
 use super::report::Remark;
+use crate::io_error::describe;
 
 /// Reader of a queue's messages, in their order. Damaged parts are skipped.
 #[derive(Debug)]
@@ -53,11 +54,11 @@ impl<'a> QueueReader<'a> {
                 continue;
             };
             match file.next() {
-                Ok(Some(Found::Message(head))) => {
+                Ok(Some(QueueEntry::Message(head))) => {
                     self.count += 1;
                     return Ok(Some(head));
                 }
-                Ok(Some(Found::Damaged(range))) => {
+                Ok(Some(QueueEntry::Damaged(range))) => {
                     remarks.push(Remark::Damaged { file: self.files.file_name(*number), range });
                 }
                 Ok(None) => self.file = None,
@@ -81,7 +82,7 @@ impl<'a> QueueReader<'a> {
     /// Skips the rest of a file that the disk cannot read.
     fn give_up_file(&mut self, error: &io::Error, remarks: &mut Vec<Remark>) {
         if let Some((number, _)) = self.file.take() {
-            remarks.push(Remark::Unreadable { file: self.files.file_name(number), error: error.to_string() });
+            remarks.push(Remark::Unreadable { file: self.files.file_name(number), error: describe(error) });
         }
     }
 

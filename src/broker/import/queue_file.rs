@@ -53,7 +53,7 @@ impl MessageHead {
 
 /// Part of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum QueueEntry {
     /// A message, whose body is read or skipped next.
     Message(MessageHead),
     /// Bytes that are no message.
@@ -85,20 +85,20 @@ impl QueueFile {
     }
 
     /// The next message, or the bytes up to it that are none; `None` at the end of the file.
-    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<QueueEntry>> {
         if self.at >= self.end {
             return Ok(None);
         }
         match self.head_at(self.at)? {
             Some(head) => {
                 self.at += RECORD_HEAD_BYTES as u64;
-                Ok(Some(Found::Message(head)))
+                Ok(Some(QueueEntry::Message(head)))
             }
             None => {
                 let begin = self.at;
                 self.at = self.search(begin + 1)?;
                 self.file.seek(SeekFrom::Start(self.at))?;
-                Ok(Some(Found::Damaged(begin..self.at)))
+                Ok(Some(QueueEntry::Damaged(begin..self.at)))
             }
         }
     }
@@ -179,11 +179,11 @@ mod tests {
         while let Some(found) = reading.next().unwrap() {
             assert_eq!(skipping.next().unwrap().as_ref(), Some(&found), "skipping a body is reading it");
             match found {
-                Found::Message(head) => {
+                QueueEntry::Message(head) => {
                     messages.push((head.id, reading.body(&head).unwrap()));
                     skipping.skip_body(&head).unwrap();
                 }
-                Found::Damaged(range) => damaged.push((range.start, range.end)),
+                QueueEntry::Damaged(range) => damaged.push((range.start, range.end)),
             }
         }
         assert_eq!(skipping.next().unwrap(), None);

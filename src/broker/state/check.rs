@@ -62,12 +62,9 @@ impl FuzzRun {
             }
             2 => {
                 let settings = SessionSettings {
-                    client_id: String::new(),
-                    hostname: String::new(),
-                    user_agent: String::new(),
                     msg_timeout: 100 + number * 10,
                     sample_rate: if number.is_multiple_of(16) { 50 } else { 0 },
-                    security: Default::default(),
+                    ..SessionSettings::default()
                 };
                 let id = state.connect(settings, String::new(), number, now);
                 // a refused session is not subscribed

@@ -25,14 +25,7 @@ fn limits() -> StateLimits {
 }
 
 fn settings(msg_timeout: u64) -> SessionSettings {
-    SessionSettings {
-        client_id: String::new(),
-        hostname: String::new(),
-        user_agent: String::new(),
-        msg_timeout,
-        sample_rate: 0,
-        security: Default::default(),
-    }
+    SessionSettings { msg_timeout, ..SessionSettings::default() }
 }
 
 /// A client, with the messages that it has not answered.

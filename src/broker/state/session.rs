@@ -47,6 +47,20 @@ pub struct SessionSettings {
     pub security: SessionSecurity,
 }
 
+impl Default for SessionSettings {
+    /// A client that says nothing about itself, with nsqd's defaults.
+    fn default() -> Self {
+        Self {
+            client_id: String::new(),
+            hostname: String::new(),
+            user_agent: String::new(),
+            msg_timeout: 60_000,
+            sample_rate: 0,
+            security: SessionSecurity::default(),
+        }
+    }
+}
+
 /// Phase of a session, with nsqd's state numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionPhase {

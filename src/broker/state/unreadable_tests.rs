@@ -63,15 +63,7 @@ fn damage(path: &Path, n: u32) -> std::path::PathBuf {
 }
 
 fn settings() -> SessionSettings {
-    let (client_id, hostname, user_agent) = Default::default();
-    SessionSettings {
-        client_id,
-        hostname,
-        user_agent,
-        msg_timeout: 60_000,
-        sample_rate: 0,
-        security: Default::default(),
-    }
+    SessionSettings::default()
 }
 
 /// Delivers all readable messages and finishes all but each `keep`th; returns the number of

@@ -1,7 +1,7 @@
 //! Statistics for a statsd daemon, over UDP: nsqd's metrics under nsqd's names (`nsqd/statsd.go`).
 //!
 //! ```text
-//!  each interval: state ─▶ Report (names, differences) ─▶ Packets (whole lines) ─▶ UDP
+//!  each interval: state ─▶ StatsdReport (names, differences) ─▶ Packets (whole lines) ─▶ UDP
 //! ```
 
 mod packets;
@@ -13,11 +13,12 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use self::report::Report;
+use self::report::StatsdReport;
 use super::Broker;
 use super::http::Identity;
 use super::memory::resident_bytes;
 use super::state::StatsSelection;
+use crate::io_error::describe;
 use crate::net::connect_udp;
 use crate::proto::HostPort;
 
@@ -76,13 +77,13 @@ impl StatsdSettings {
 pub(super) async fn keep_exporting(broker: &Broker, identity: &Identity) {
     let settings = &broker.config().statsd;
     let Some(address) = &settings.address else { return std::future::pending().await };
-    let mut report = Report::new(settings.prefix_of(identity), settings.exclude_ephemeral);
+    let mut report = StatsdReport::new(settings.prefix_of(identity), settings.exclude_ephemeral);
     let mut ticks = interval_at(Instant::now() + settings.interval, settings.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_error = None;
     loop {
         ticks.tick().await;
-        let error = export(broker, address, &mut report).await.err().map(|error| error.to_string());
+        let error = export(broker, address, &mut report).await.err().map(|error| describe(&error));
         if error != last_error {
             match &error {
                 Some(error) => {
@@ -95,7 +96,7 @@ pub(super) async fn keep_exporting(broker: &Broker, identity: &Identity) {
     }
 }
 
-async fn export(broker: &Broker, address: &HostPort, report: &mut Report) -> io::Result<()> {
+async fn export(broker: &Broker, address: &HostPort, report: &mut StatsdReport) -> io::Result<()> {
     let settings = &broker.config().statsd;
     // each time anew: the daemon's address may change
     let socket = connect_udp(address.host_to_reach(), address.port(), TIMEOUT).await?;

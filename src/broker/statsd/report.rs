@@ -10,14 +10,14 @@ const EPHEMERAL: &str = "#ephemeral";
 
 /// Reports, one after the other.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct StatsdReport {
     prefix: String,
     exclude_ephemeral: bool,
     /// The counters of the last report, by name.
     counters: HashMap<String, u64>,
 }
 
-impl Report {
+impl StatsdReport {
     pub(super) fn new(prefix: String, exclude_ephemeral: bool) -> Self {
         Self { prefix, exclude_ephemeral, counters: HashMap::new() }
     }
@@ -26,7 +26,7 @@ impl Report {
     pub(super) fn packets(&mut self, topics: &[TopicStats], memory: Option<u64>, size: usize) -> Vec<String> {
         let before = std::mem::take(&mut self.counters);
         let packets = Packets::new(size);
-        let mut lines = Lines { prefix: &self.prefix, packets, before: &before, counters: &mut self.counters };
+        let mut lines = ReportLines { prefix: &self.prefix, packets, before: &before, counters: &mut self.counters };
         let is_wanted = |name: &str| !(self.exclude_ephemeral && name.ends_with(EPHEMERAL));
         for topic in topics.iter().filter(|topic| is_wanted(&topic.topic_name)) {
             lines.topic(topic);
@@ -42,14 +42,14 @@ impl Report {
 }
 
 /// The lines of one report.
-struct Lines<'a> {
+struct ReportLines<'a> {
     prefix: &'a str,
     packets: Packets,
     before: &'a HashMap<String, u64>,
     counters: &'a mut HashMap<String, u64>,
 }
 
-impl Lines<'_> {
+impl ReportLines<'_> {
     fn topic(&mut self, topic: &TopicStats) {
         let name = format!("topic.{}", topic.topic_name);
         self.counter(format!("{name}.message_count"), topic.message_count);
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    fn lines(report: &mut Report, topics: &[TopicStats], memory: Option<u64>) -> Vec<String> {
+    fn lines(report: &mut StatsdReport, topics: &[TopicStats], memory: Option<u64>) -> Vec<String> {
         let packets = report.packets(topics, memory, 508);
         assert!(packets.iter().all(|packet| packet.len() <= 508));
         packets.concat().lines().map(str::to_owned).collect()
@@ -132,7 +132,7 @@ mod tests {
         let mut foo = topic("foo", &["c"], 8);
         let quantile = |quantile, value| Quantile { quantile, value };
         foo.e2e_processing_latency.percentiles = [quantile(0.99, 1234.5), quantile(0.5, 7.0)].into_iter().collect();
-        let mut report = Report::new("nsq.a_4151.".to_owned(), false);
+        let mut report = StatsdReport::new("nsq.a_4151.".to_owned(), false);
         assert_eq!(
             lines(&mut report, &[foo], Some(4096)),
             [
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn counters_are_differences_and_begin_again_with_a_new_topic() {
-        let mut report = Report::new(String::new(), false);
+        let mut report = StatsdReport::new(String::new(), false);
         let mut counts = |count: Option<u64>| {
             let topics: Vec<TopicStats> = count.map(|count| topic("foo", &["c"], count)).into_iter().collect();
             let all = lines(&mut report, &topics, None);
@@ -187,7 +187,7 @@ mod tests {
     fn ephemeral_topics_and_channels_are_left_out_if_asked_for() {
         let topics = [topic("a#ephemeral", &["c"], 1), topic("b", &["c", "d#ephemeral"], 1)];
         let names = |exclude| {
-            let all = lines(&mut Report::new(String::new(), exclude), &topics, None);
+            let all = lines(&mut StatsdReport::new(String::new(), exclude), &topics, None);
             let depths = all.into_iter().filter_map(|line| Some(line.split_once(".depth:")?.0.to_owned()));
             depths.collect::<Vec<_>>()
         };

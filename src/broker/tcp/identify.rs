@@ -47,10 +47,8 @@ impl Negotiated {
         let settings = SessionSettings {
             client_id: host.to_owned(),
             hostname: host.to_owned(),
-            user_agent: String::new(),
             msg_timeout: config.msg_timeout,
-            sample_rate: 0,
-            security: SessionSecurity::default(),
+            ..SessionSettings::default()
         };
         Self {
             settings,

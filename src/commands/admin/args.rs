@@ -75,7 +75,7 @@ pub(crate) struct UnpauseArgs {
 /// Discard the messages of streams and groups
 ///
 /// On every nsqd that has it. Of a group: waiting, in flight and deferred messages. Of a stream:
-/// only messages that no group has yet. Asks before it begins.
+/// only messages that no group has yet. Asks before it begins, if there are any.
 ///
 /// Exit code: 0; 1 if something could not be done; 2 if there is no terminal for the question and
 /// --yes is missing; 69 if no nsqd answered.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use self::args::ActionArgs;
 use super::common::confirm::is_confirmed;
 use super::common::exit::{Exit, Failure};
+use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use mqueue::client::StatsFilter;
 use mqueue::cluster::{ClusterState, QueueAction, QueueOutcome, QueueTarget};
@@ -17,11 +18,7 @@ use mqueue::plural::count;
 pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result<Exit> {
     let cluster = args.broker.cluster()?;
     let state = cluster.observe(&StatsFilter::default()).await;
-    let silent: Vec<String> = state.errors().map(ToString::to_string).collect();
-    if state.stats().next().is_none() {
-        let line = silent.into_iter().next().unwrap_or_else(|| "the nsqlookupds know no nsqd".to_owned());
-        return Err(Failure::new(Exit::Unavailable, line).into());
-    }
+    let silent = silent_brokers(&state)?;
     silent.iter().for_each(|error| tracing::error!("{error}: nothing is done there"));
     let (there, missing): (Vec<_>, Vec<_>) =
         args.targets.iter().partition(|target| !state.places(action, target).is_empty());
@@ -30,7 +27,10 @@ pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result
     if there.is_empty() {
         return Ok(exit);
     }
-    if action.loses_messages() && !args.dry_run && !is_confirmed(&question(action, &state, &there), args.yes)? {
+    if loses_something(action, &state, &there)
+        && !args.dry_run
+        && !is_confirmed(&question(action, &state, &there), args.yes)?
+    {
         return Ok(Exit::Failure);
     }
     for target in there {
@@ -51,6 +51,16 @@ pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result
         print(action, target, &args, &outcomes)?;
     }
     Ok(exit)
+}
+
+/// Returns true if the action asks first: it deletes, or discards messages.
+fn loses_something(action: QueueAction, state: &ClusterState, targets: &[&QueueTarget]) -> bool {
+    let holds = |target: &&QueueTarget| state.places(action, target).iter().any(|(_, messages)| *messages > 0);
+    match action {
+        QueueAction::Delete => true,
+        QueueAction::Empty => targets.iter().any(holds),
+        QueueAction::Create | QueueAction::Pause | QueueAction::Unpause => false,
+    }
 }
 
 /// Describes the action and what it would lose.

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::go_flags::{is_answered_by_clap, takes_value};
 use crate::commands::common::exit::{Exit, Failure};
+use mqueue::io_error::describe;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -52,7 +53,7 @@ impl ConfigFile {
     /// names the line.
     pub(super) fn read(path: &Path, command: &Command) -> Result<Self, Failure> {
         let refused = |why: String| Failure::new(Exit::Usage, format!("--config {}: {why}", path.display()));
-        let text = read_text(path).map_err(|error| refused(error.to_string()))?;
+        let text = read_text(path).map_err(|error| refused(describe(&error)))?;
         Self::parse(&text, command).map_err(|(line, why)| {
             Failure::new(Exit::Usage, format!("{}:{line}: {}", path.display(), why.trim().replace('\n', ": ")))
         })

@@ -9,6 +9,7 @@ use super::go_flags::go_whole;
 use super::nsqd_args::default_node_id;
 use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::stdout;
+use crate::commands::common::text_table::TextTable;
 use mqueue::broker::import::{ImportReport, ImportedQueue, has_nsqd_files, import};
 use mqueue::broker::log::{DiskLog, LogOptions};
 use mqueue::plural::count;
@@ -121,30 +122,20 @@ fn word(path: &Path) -> String {
 
 /// The queues, one a line.
 fn table(report: &ImportReport) -> String {
-    let mut rows: Vec<[&str; 3]> = vec![["topic", "channel", ""]];
-    let mut queues = vec![None];
-    let state = |paused: bool| if paused { "paused" } else { "" };
+    let mut table = TextTable::new(["topic", "channel", "messages", "bytes", ""]).with_text_in(1).with_text_in(4);
+    let mut row = |topic: &str, channel: &str, queue: ImportedQueue, paused: bool| {
+        let state = if paused { "paused" } else { "" };
+        let [topic, channel, state] = [topic, channel, state].map(str::to_owned);
+        table.row([topic, channel, queue.messages.to_string(), queue.bytes.to_string(), state]);
+    };
     for topic in &report.topics {
-        rows.push([topic.name.as_str(), "", state(topic.paused)]);
-        queues.push(Some(topic.queue));
+        row(topic.name.as_str(), "", topic.queue, topic.paused);
         for channel in &topic.channels {
-            rows.push([topic.name.as_str(), channel.name.as_str(), state(channel.paused)]);
-            queues.push(Some(channel.queue));
+            row(topic.name.as_str(), channel.name.as_str(), channel.queue, channel.paused);
         }
     }
-    rows.push(["total", "", ""]);
-    queues.push(Some(report.total()));
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let (topic_width, channel_width) = (width(0), width(1));
-    let mut text = String::new();
-    for ([topic, channel, state], queue) in rows.iter().zip(queues) {
-        let [messages, bytes] = match queue {
-            Some(ImportedQueue { messages, bytes }) => [messages.to_string(), bytes.to_string()],
-            None => ["messages", "bytes"].map(str::to_owned),
-        };
-        let line = format!("{topic:topic_width$}  {channel:channel_width$}  {messages:>10}  {bytes:>14}  {state}");
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
+    row("total", "", report.total(), false);
+    let mut text = table.text();
     let problems = report.problems().count();
     if problems > 0 {
         let _ = writeln!(text, "{}: see above", count(problems as u64, "problem"));

@@ -62,7 +62,8 @@ pub(crate) async fn follow(control: Control, broker: Args, stream: TopicName, gr
 async fn look(broker: &Args, stream: &TopicName, group: &ChannelName) -> Vec<(Address, i64)> {
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(stream))).await;
     let listed = lookups.iter().flatten().flat_map(|lookup| &lookup.producers);
-    let listed = listed.filter_map(|it| Some((it.http_address().parse().ok()?, Some(it.tcp_address().parse().ok()?))));
+    let listed =
+        listed.filter_map(|it| Some((broker.http_api(&it.http_address())?, Some(it.tcp_address().parse().ok()?))));
     let mut nsqds: Vec<(Nsqd, Option<Address>)> = listed.collect();
     match (&broker.nsqd()[..], &broker.nsqd_http()[..]) {
         // the TCP address given may differ from the one that nsqd reports

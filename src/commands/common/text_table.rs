@@ -7,11 +7,19 @@ use std::iter::once;
 pub(crate) struct TextTable {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
+    /// The columns of texts, which are left-aligned.
+    texts: Vec<usize>,
 }
 
 impl TextTable {
     pub(crate) fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self { head: head.map(str::to_owned).into(), rows: Vec::new() }
+        Self { head: head.map(str::to_owned).into(), rows: Vec::new(), texts: vec![0] }
+    }
+
+    /// Left-aligns one more column.
+    pub(crate) fn with_text_in(mut self, column: usize) -> Self {
+        self.texts.push(column);
+        self
     }
 
     /// Adds a row of as many cells as the head has.
@@ -20,15 +28,16 @@ impl TextTable {
         self.rows.push(cells.into());
     }
 
-    /// Formats columns as plain text: the first left-aligned, the others right-aligned.
+    /// Formats columns as plain text: those of texts, such as the first, left-aligned, the others
+    /// right-aligned.
     pub(crate) fn text(&self) -> String {
         let widths: Vec<usize> = (0..self.head.len())
             .map(|n| once(&self.head).chain(&self.rows).map(|row| row[n].chars().count()).max().unwrap_or(0))
             .collect();
         let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).enumerate().map(|(n, (cell, &width))| match n {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
+            let cells = row.iter().zip(&widths).enumerate().map(|(n, (cell, &width))| match self.texts.contains(&n) {
+                true => format!("{cell:<width$}"),
+                false => format!("{cell:>width$}"),
             });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
         };

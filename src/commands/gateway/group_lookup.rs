@@ -20,7 +20,7 @@ pub(super) async fn look_for(broker: &Args, key: &GroupKey) -> Result<(), Gatewa
     let mut nsqds: Vec<Nsqd> = broker.nsqd_http();
     for lookup in lookups {
         match lookup {
-            Ok(found) => nsqds.extend(found.producers.iter().filter_map(|it| it.http_address().parse().ok())),
+            Ok(found) => nsqds.extend(found.producers.iter().filter_map(|it| broker.http_api(&it.http_address()))),
             Err(error) => failed = Some(error.to_string()),
         }
     }

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use self::rows::{StreamListing, stream_rows};
 use super::common::exit::{Exit, Failure};
+use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use crate::commands::ls::args::Args;
 use mqueue::client::StatsFilter;
@@ -37,7 +38,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             (state, Some(rates))
         }
     };
-    let exit = broker_failures(&state)?;
+    let silent = silent_brokers(&state)?;
+    silent.iter().for_each(|error| tracing::warn!("{error}: its messages are not counted"));
     let rows = stream_rows(&state.streams(), &rates.clone().unwrap_or_default(), &args.sockets.groups());
     let is_asked = |row: &&StreamListing| match &args.only {
         Some(only) => row.stream == *only,
@@ -48,23 +50,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         return Err(Failure::new(Exit::Failure, format!("no nsqd that answered has a stream {only}")).into());
     }
     stdout::print(&text(&args, &state, &rows, rates.as_ref()))?;
-    Ok(exit)
-}
-
-/// Warns of brokers that did not answer; returns the exit code for this.
-///
-/// # Errors
-/// Fails if no nsqd answered.
-fn broker_failures(state: &ClusterState) -> Result<Exit, Failure> {
-    let silent: Vec<String> = state.errors().map(ToString::to_string).collect();
-    if state.stats().next().is_none() {
-        let line = match silent.first() {
-            Some(error) => error.clone(),
-            None => "the nsqlookupds know no nsqd".to_owned(),
-        };
-        return Err(Failure::new(Exit::Unavailable, line));
-    }
-    silent.iter().for_each(|error| tracing::warn!("{error}: its messages are not counted"));
     Ok(if silent.is_empty() { Exit::Success } else { Exit::Failure })
 }
 

@@ -7,7 +7,7 @@ use crate::commands::common::text_table::TextTable;
 pub(super) fn text(rows: &[&StreamListing], with_rates: bool) -> String {
     let head =
         ["STREAM/GROUP", "DEPTH", "IN FLIGHT", "DEFERRED", "IN/S", "OUT/S", "CONSUMERS", "DEAD LETTERS", "STATE"];
-    let mut table = TextTable::new(head);
+    let mut table = TextTable::new(head).with_text_in(8);
     let rate = |rate: Option<f64>| match rate {
         Some(rate) if with_rates => in_digits(rate),
         _ => "-".to_owned(),
@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(
             text(&[&row], true),
             "\
-STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS             STATE
-orders            0          -         -   0.5      -          -             2            paused
+STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
+orders            0          -         -   0.5      -          -             2  paused
   billing        12          0         0     -   1235     asleep             -  paused on 1 of 3
 "
         );

@@ -16,6 +16,7 @@ use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Log, Recovered, SyncMode, catalog::Catalog};
 use super::{DiskLog, LogOptions, StoredBodyReader, WriteBatch, is_full, keep_damaged};
+use crate::io_error::describe;
 
 /// Name of an empty file that exists as long as an import into the directory has not ended.
 const UNFINISHED_IMPORT: &str = "importing";
@@ -36,7 +37,7 @@ pub enum OpenError {
     #[error("{} has a format that this version does not know: use the version that wrote it, or another data path", .0.display())]
     OtherVersion(PathBuf),
     /// The log cannot be read or written.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {}", path.display(), describe(source))]
     Io {
         /// The file or directory.
         path: PathBuf,

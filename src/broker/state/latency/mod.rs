@@ -184,15 +184,7 @@ mod tests {
             let mut state = BrokerState::new(StateLimits::default(), Box::new(MemoryLog));
             state.measure_latency(settings);
             let now = Now { at: 0, unix_nanos: 1_800_000_000_000_000_000 };
-            let settings = SessionSettings {
-                client_id: String::new(),
-                hostname: String::new(),
-                user_agent: String::new(),
-                msg_timeout: 60_000,
-                sample_rate: 0,
-                security: Default::default(),
-            };
-            let client = state.connect(settings, String::new(), 0, now);
+            let client = state.connect(SessionSettings::default(), String::new(), 0, now);
             Self { state, client, now }
         }
 

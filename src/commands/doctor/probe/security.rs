@@ -150,7 +150,7 @@ fn may_not_read(path: &Path) -> bool {
 }
 
 /// A connection as a unit makes it.
-struct Wanted {
+struct WantedConnection {
     unit: String,
     secret: Option<PathBuf>,
     /// The nsqd and the settings, or the reason why they cannot be used.
@@ -159,7 +159,7 @@ struct Wanted {
 
 /// Returns the connections of the units that use TLS or AUTH, with the nsqds that they name. Files
 /// that this user may not read are left out.
-fn unit_connections(units: &[UnitFlags]) -> Vec<Wanted> {
+fn unit_connections(units: &[UnitFlags]) -> Vec<WantedConnection> {
     let mut all = Vec::new();
     for unit in units.iter().filter(|unit| unit.unit.ends_with(".service")) {
         let args = security_of(unit);
@@ -176,7 +176,7 @@ fn unit_connections(units: &[UnitFlags]) -> Vec<Wanted> {
         if files.into_iter().flatten().any(|path| may_not_read(path)) {
             continue;
         }
-        let wanted = |settings| Wanted { unit: unit.unit.clone(), secret: secret.clone(), settings };
+        let wanted = |settings| WantedConnection { unit: unit.unit.clone(), secret: secret.clone(), settings };
         let security = match args.load(false) {
             Ok((security, _)) => security,
             Err(failure) => {
@@ -215,7 +215,7 @@ fn security_of(unit: &UnitFlags) -> SecurityArgs {
     }
 }
 
-impl Wanted {
+impl WantedConnection {
     async fn open(self, deadline: Duration) -> UnitConnection {
         let Self { unit, secret, settings } = self;
         let (address, config) = match settings {
