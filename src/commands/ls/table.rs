@@ -1,10 +1,10 @@
 //! The list as a table.
 
-use super::rows::{GroupListing, StreamListing};
+use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use crate::commands::common::text_table::TextTable;
 
 /// Formats the rows, with rates if they were measured.
-pub(super) fn text(rows: &[&StreamListing], with_rates: bool) -> String {
+pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
     let head =
         ["STREAM/GROUP", "DEPTH", "IN FLIGHT", "DEFERRED", "IN/S", "OUT/S", "CONSUMERS", "DEAD LETTERS", "STATE"];
     let mut table = TextTable::new(head).with_text_in(8);
@@ -88,13 +88,13 @@ mod tests {
             is_shown: true,
         };
         assert_eq!(
-            text(&[&row], true),
+            text(std::slice::from_ref(&row), true),
             "\
 STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
 orders            0          -         -   0.5      -          -             2  paused
   billing        12          0         0     -   1235     asleep             -  paused on 1 of 3
 "
         );
-        assert!(!text(&[&row], false).contains("0.5"));
+        assert!(!text(&[row], false).contains("0.5"));
     }
 }
