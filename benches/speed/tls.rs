@@ -12,6 +12,7 @@ use bytes::Bytes;
 use mqueue::client::{ConnectConfig, Publisher, PublisherConfig};
 use mqueue::net::transport::Compression;
 use mqueue::proto::TopicName;
+use snap::raw::{Decoder, Encoder, max_compress_len};
 
 use crate::measured::{BROKERS, Broker};
 use crate::support::{Certificates, Mode, Nsqd, Tls, peer};
@@ -76,10 +77,13 @@ fn measure(gonsq: &Path) {
             let theirs = MODES.map(|(_, name, mode)| -> (&'static str, Round<'_>) {
                 (name, Box::new(move || theirs(gonsq, server, mode, certificates, count)))
             });
-            let results = compare(ours.into_iter().chain(theirs).collect());
+            let floor: (&'static str, Round<'_>) =
+                ("snappy's two directions alone", Box::new(move || snappy_alone(count)));
+            let results = compare(ours.into_iter().chain(theirs).chain([floor]).collect());
             let beside_go = (0..MODES.len()).map(|mode| (mode, mode + MODES.len(), None));
             let costs = [(1, 0, goals[0]), (2, 0, goals[1]), (3, 0, None)];
-            let rows: Vec<_> = costs.into_iter().chain(beside_go).collect();
+            let floor = (2, 2 * MODES.len(), None);
+            let rows: Vec<_> = costs.into_iter().chain(beside_go).chain([floor]).collect();
             report(&format!("{what}, on {}", broker.name), "us", &results, &rows);
         }
     }
@@ -93,6 +97,24 @@ fn served(broker: &Broker, certificates: &Certificates) -> Nsqd {
         "nsqd" => Nsqd::real(&[&["--mem-queue-size=10000000"], &flags[..]].concat()),
         _ => Nsqd::embedded(&[&["--memory", "--max-memory=16000000000"], &flags[..]].concat()),
     }
+}
+
+/// The median time to compress and decompress the bodies of `count` messages, with nothing sent and
+/// no checksum: no transport with this crate can be faster.
+fn snappy_alone(count: usize) -> f64 {
+    let bodies: String = (0..count).map(body).collect();
+    let mut compressed = vec![0; max_compress_len(bodies.len())];
+    let mut plain = vec![0; bodies.len()];
+    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+    let mut times = Vec::with_capacity(CALLS);
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        let length = encoder.compress(bodies.as_bytes(), &mut compressed).unwrap();
+        decoder.decompress(&compressed[..length], &mut plain).unwrap();
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    assert!(plain == bodies.as_bytes());
+    median(&times)
 }
 
 /// The median time of a publish of `count` messages, in microseconds.
