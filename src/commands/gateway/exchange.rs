@@ -409,6 +409,7 @@ impl Exchange {
                 labels: group_meter::labels(&key.stream, &key.group),
                 work: work.clone(),
                 stats: work.stats(),
+                is_open: health.is_some(),
                 in_flight: health.map_or(0, |health| health.in_flight.into()),
                 connections: health.map_or(0, |health| health.connected),
                 oldest: oldest.get(key).map(|timestamp| time_since(*timestamp)).unwrap_or_default(),

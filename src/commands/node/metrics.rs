@@ -13,10 +13,12 @@ use mqueue::proto::TopicName;
 
 /// Returns the pages of a node of this stream.
 pub(super) fn pages(group: &Arc<GroupMeter>, vars: &Arc<NodeVars>, stream: &TopicName) -> StatusPages {
-    let (shown, counted) = (group.clone(), vars.clone());
+    let (shown, connected, counted) = (group.clone(), vars.clone(), vars.clone());
     let labels = vec![("stream", stream.to_string())];
     let metrics = Metrics::new(|registry| {
-        group_meter::register(registry, move || vec![shown.figures()]);
+        // the generator has no subscription, but still the token's connection
+        let has_token = move || connected.has_token_connection.load(Ordering::Relaxed);
+        group_meter::register(registry, move || vec![shown.figures().with_connections(usize::from(has_token()))]);
         families::register(registry, move |writer| {
             let (epoch, none) = (counted.epoch.load(Ordering::Relaxed), Labels::new());
             write_published(writer, &labels, counted.published.load(Ordering::Relaxed))?;

@@ -54,6 +54,7 @@ impl JobMeter {
             labels: self.labels.clone(),
             work: self.work.clone(),
             stats: self.work.stats(),
+            is_open: true,
             in_flight: self.held.load(Ordering::Relaxed),
             connections: usize::from(self.is_connected.load(Ordering::Relaxed)),
             oldest: self.work.oldest().unwrap_or_default(),

@@ -29,10 +29,19 @@ pub(crate) struct GroupFigures {
     pub(crate) work: Arc<WorkMeter>,
     /// The counts, all of one moment.
     pub(crate) stats: WorkerStats,
+    /// False for a group that was closed: it has counts, and no connections to miss.
+    pub(crate) is_open: bool,
     pub(crate) in_flight: u64,
     pub(crate) connections: usize,
     /// The age of the oldest message in hand; zero if there is none.
     pub(crate) oldest: Duration,
+}
+
+impl GroupFigures {
+    /// Adds connections besides those of the consumer.
+    pub(crate) fn with_connections(self, more: usize) -> Self {
+        Self { connections: self.connections + more, ..self }
+    }
 }
 
 impl GroupMeter {
@@ -68,7 +77,7 @@ impl GroupMeter {
         let (connections, in_flight) = self.connections_and_in_flight().unwrap_or_default();
         let oldest = self.work.oldest().unwrap_or_default();
         let (labels, work, stats) = (self.labels.clone(), self.work.clone(), self.work.stats());
-        GroupFigures { labels, work, stats, in_flight, connections, oldest }
+        GroupFigures { labels, work, stats, is_open: true, in_flight, connections, oldest }
     }
 
     fn connections_and_in_flight(&self) -> Option<(usize, u64)> {
@@ -134,7 +143,8 @@ fn write(writer: &mut FamilyWriter<'_>, groups: &[GroupFigures]) -> fmt::Result 
         writer.counters(name, help, groups.iter().map(|group| (&group.labels, count(group))))?;
     }
     for (name, help, level) in GAUGES {
-        writer.gauges(name, help, groups.iter().map(|group| (&group.labels, level(group))))?;
+        let open = groups.iter().filter(|group| group.is_open);
+        writer.gauges(name, help, open.map(|group| (&group.labels, level(group))))?;
     }
     for (name, help, times) in HISTOGRAMS {
         writer.histograms(name, help, groups.iter().map(|group| (&group.labels, times(group))))?;
