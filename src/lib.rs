@@ -84,6 +84,7 @@
 //! | [`systemd`] | activation sockets, and notifications to systemd |
 //! | [`backoff`], [`shutdown`] | delays between retries, and graceful shutdown |
 //! | [`proto`] | the wire protocol, pure |
+//! | [`duration_histogram`] | counts of durations, for metrics |
 //!
 //! The program `mqueue` is a crate of its own (`src/main.rs`, `src/commands/`) that uses this
 //! library as any other program would.
@@ -98,6 +99,7 @@ pub mod broker;
 pub mod client;
 #[cfg(feature = "lookup")]
 pub mod cluster;
+pub mod duration_histogram;
 pub mod handler;
 #[cfg(feature = "lookup")]
 pub mod http;

@@ -99,6 +99,32 @@ fn wakeup_and_node_refuse_foreign_hosts_and_pages() {
 }
 
 #[test]
+fn the_metrics_of_every_command_are_for_own_hosts_only() {
+    needs!("nsqd");
+    let (nsqd, folder) = (Nsqd::start(), tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(&nsqd, "");
+    let socket = folder.path().join("in.sock");
+    let [broker, listen] =
+        [format!("--nsqd-tcp-address {}", nsqd.tcp()), "--listen 127.0.0.1:0 --allow-host metrics.example".to_owned()];
+    for command in [
+        format!("producer --stream a {broker} {listen}"),
+        format!("consumer --stream a --group g {broker} {listen}"),
+        format!("stage --from a --group h --to b {broker} {listen}"),
+        format!("node --mport 0 {broker} --nsqd-http-address {} {listen}", nsqd.http()),
+        format!("worker --queue http://{} {listen}", gateway.address),
+        format!(
+            "ingest --listen unix:{} --to a {broker} --metrics-{}",
+            socket.display(),
+            listen.trim_start_matches("--")
+        ),
+    ] {
+        let program = mqueue(&command).start();
+        let told = Told::metrics_of(&program);
+        check(told.address(), "GET /metrics", "", &[&["Host: metrics.example"]]);
+    }
+}
+
+#[test]
 fn a_unix_socket_has_no_foreign_hosts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("http");

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["client", "broker"],
     &["shutdown", "backoff", "http", "systemd"],
     &["net"],
-    &["proto", "io_error", "plural"],
+    &["proto", "io_error", "plural", "duration_histogram"],
 ];
 
 fn layer_of(module: &str) -> Option<usize> {

@@ -50,6 +50,8 @@ mod lookup;
 mod lossless;
 mod lost;
 mod ls;
+mod metrics;
+mod metrics_pages;
 mod named_by_http;
 mod network;
 mod node;

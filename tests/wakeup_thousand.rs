@@ -27,7 +27,7 @@ fn a_thousand_sleeping_groups_cost_little_and_are_woken_within_two_seconds() {
     groups.iter().for_each(|(stream, group)| nsqd.create(stream, group));
     let names: Vec<String> = groups.iter().map(|(_, group)| format!("{group}.sock")).collect();
     let doors = Doors::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let wakeup = doors.wakeup(&nsqd, "--log warn,mqueue::commands::wakeup=info --listen 127.0.0.1:0").start();
+    let wakeup = doors.wakeup(&nsqd, "--log warn,mqueue::commands=info --listen 127.0.0.1:0").start();
     let told = Told::by(&wakeup);
     wait_until("all streams are listened to", || told.metric("mqueue_wakeup_subscriptions") == STREAMS as f64);
     assert_eq!(told.metric("mqueue_wakeup_groups_asleep"), groups.len() as f64);

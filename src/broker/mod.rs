@@ -28,6 +28,7 @@ pub mod tcp;
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -64,6 +65,7 @@ pub struct Broker {
     lookupds: watch::Sender<Vec<String>>,
     /// The log level, which the HTTP API changes.
     log_level: watch::Sender<LogLevel>,
+    refused_publishes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Broker {
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
             log_level,
+            refused_publishes: AtomicU64::new(0),
         }
     }
 
@@ -223,11 +226,14 @@ impl Broker {
         bodies: Bodies,
         delay: Option<u64>,
     ) -> Result<(), BrokerPublishError> {
-        let position = self.change(|state, now| {
-            state.publish(topic, bodies, delay, now)?;
-            Ok::<_, BrokerPublishError>(state.position())
-        })?;
-        Ok(self.synced(position).await?)
+        let publishing = async {
+            let position = self.change(|state, now| {
+                state.publish(topic, bodies, delay, now)?;
+                Ok::<_, BrokerPublishError>(state.position())
+            })?;
+            Ok(self.synced(position).await?)
+        };
+        publishing.await.inspect_err(|_| self.count_refused_publish())
     }
 
     /// Publishes a message to one channel of a topic; waits until it is written, and synced if
@@ -238,11 +244,28 @@ impl Broker {
         channel: &ChannelName,
         body: Bytes,
     ) -> Result<(), ChannelPublishError> {
-        let position = self.change(|state, now| {
-            state.publish_to(topic, channel, body, now)?;
-            Ok::<_, ChannelPublishError>(state.position())
-        })?;
-        self.synced(position).await.map_err(|error| ChannelPublishError::Publish(error.into()))
+        let publishing = async {
+            let position = self.change(|state, now| {
+                state.publish_to(topic, channel, body, now)?;
+                Ok::<_, ChannelPublishError>(state.position())
+            })?;
+            self.synced(position).await.map_err(|error| ChannelPublishError::Publish(error.into()))
+        };
+        publishing.await.inspect_err(|error| {
+            if matches!(error, ChannelPublishError::Publish(_)) {
+                self.count_refused_publish();
+            }
+        })
+    }
+
+    fn count_refused_publish(&self) {
+        self.refused_publishes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of publish commands that were refused, because the log or the memory is full or
+    /// fails. PUBs that were executed together count once.
+    pub fn refused_publishes(&self) -> u64 {
+        self.refused_publishes.load(Ordering::Relaxed)
     }
 
     /// Waits until the log is synced up to a position, if configured. Cancel-safe.
@@ -265,9 +288,14 @@ impl Broker {
 
     /// `OK`, or `NOK - ` and the reason why publishing fails.
     pub fn health(&self) -> String {
+        self.failure().map_or_else(|| "OK".to_owned(), |failure| format!("NOK - {failure}"))
+    }
+
+    /// The reason why publishing fails now, if it does.
+    pub fn failure(&self) -> Option<String> {
         let mut shared = self.lock();
         self.update_health(&mut shared);
-        shared.failure.as_ref().map_or_else(|| "OK".to_owned(), |failure| format!("NOK - {failure}"))
+        shared.failure.clone()
     }
 
     /// The longest time that a step of compaction held the lock.

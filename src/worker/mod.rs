@@ -11,6 +11,7 @@
 mod dead_letter;
 pub mod idle;
 mod max_tries;
+mod meter;
 mod outcome;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use self::dead_letter::{DeadLetter, DeadLetterError, DeadLetters, Part};
 #[doc(hidden)]
 pub use self::idle::IdleTimer;
 pub use self::max_tries::MaxTries;
+pub use self::meter::{HandlerRun, WorkMeter, time_since};
 pub use self::outcome::retry_delay;
 use self::outcome::{FailurePolicy, Outcome, Processed, process};
 use crate::client::{Consumer, Delivery, PublisherConfig};
@@ -260,6 +262,7 @@ pub struct Worker<H> {
     idle: Option<IdleTimer>,
     reset_idle: Arc<Notify>,
     progress_hook: Option<(Interval, ProgressHook)>,
+    meter: Option<Arc<WorkMeter>>,
 }
 
 impl<H: Handler> Worker<H> {
@@ -280,6 +283,7 @@ impl<H: Handler> Worker<H> {
             idle: None,
             reset_idle: Arc::default(),
             progress_hook: None,
+            meter: None,
         })
     }
 
@@ -294,6 +298,12 @@ impl<H: Handler> Worker<H> {
         let mut interval = interval(every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.progress_hook = Some((interval, progress_hook));
+        self
+    }
+
+    /// Counts messages and measures times in `meter`. Without a meter nothing is measured.
+    pub fn with_meter(mut self, meter: Arc<WorkMeter>) -> Self {
+        self.meter = Some(meter);
         self
     }
 
@@ -364,22 +374,35 @@ impl<H: Handler> Worker<H> {
     fn take(&mut self, batch: Vec<Delivery>) {
         self.note_activity();
         if matches!(self.stage, Stage::Stopping(_)) {
-            self.stats.released += batch.len() as u64;
+            self.count(WorkerStats { released: batch.len() as u64, ..WorkerStats::default() });
             return;
         }
         if self.handler.batch_size() > 1 {
-            self.running.spawn(process(self.handler.clone(), batch, self.policy.clone()));
+            self.begin(batch);
             return;
         }
         for delivery in batch {
-            self.running.spawn(process(self.handler.clone(), vec![delivery], self.policy.clone()));
+            self.begin(vec![delivery]);
         }
+    }
+
+    fn begin(&mut self, batch: Vec<Delivery>) {
+        self.running.spawn(process(self.handler.clone(), batch, self.policy.clone(), self.meter.clone()));
+    }
+
+    fn count(&mut self, stats: WorkerStats) {
+        self.stats += stats;
+        self.meter.iter().for_each(|meter| meter.count(stats));
     }
 
     fn answer(&mut self, processed: Vec<Processed>) {
         self.note_activity();
-        for Processed { outcome, .. } in &processed {
-            self.stats.add(*outcome);
+        let mut stats = WorkerStats::default();
+        processed.iter().for_each(|processed| stats.add(processed.outcome));
+        self.count(stats);
+        if let Some(meter) = &self.meter {
+            let done = processed.iter().filter(|processed| processed.outcome == Outcome::Done);
+            meter.finished(done.map(|processed| processed.delivery.message().timestamp));
         }
         // before the answers, which make room for more messages
         self.limit_in_flight();
@@ -448,12 +471,12 @@ impl<H: Handler> Worker<H> {
             while let Some(finished) = self.running.join_next().await {
                 match finished {
                     Ok(processed) => self.answer(processed),
-                    Err(_) => self.stats.released += 1,
+                    Err(_) => self.count(WorkerStats { released: 1, ..WorkerStats::default() }),
                 }
             }
             while let Some(delivery) = self.consumer.recv().await {
                 delivery.release();
-                self.stats.released += 1;
+                self.count(WorkerStats { released: 1, ..WorkerStats::default() });
             }
         };
         if timeout(RELEASE_TIMEOUT, given_back).await.is_err() {

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use super::WorkerConfig;
 use super::dead_letter::{DeadLetter, DeadLetters};
 use super::max_tries::MaxTries;
+use super::meter::{HandlerRun, WorkMeter};
 use crate::client::Delivery;
 use crate::handler::{Handler, Verdict, handle_catching_panics};
 use crate::proto::{ChannelName, InvalidName, Message, TopicName};
@@ -80,12 +81,14 @@ pub(super) async fn process<H: Handler>(
     handler: Arc<H>,
     deliveries: Vec<Delivery>,
     policy: Arc<FailurePolicy>,
+    meter: Option<Arc<WorkMeter>>,
 ) -> Vec<Processed> {
+    meter.iter().for_each(|meter| meter.received(deliveries.iter().map(|delivery| delivery.message().attempts)));
     let is_exhausted = |delivery: &mut Delivery| policy.max_tries.on_arrival(delivery.tries()).is_some();
     let mut deliveries = deliveries;
     let exhausted: Vec<Delivery> = deliveries.extract_if(.., is_exhausted).collect();
     let messages: Vec<Message> = deliveries.iter().map(|delivery| delivery.message().clone()).collect();
-    let verdicts = if messages.is_empty() { Vec::new() } else { handle_catching_panics(&*handler, messages).await };
+    let verdicts = if messages.is_empty() { Vec::new() } else { handle_measured(&*handler, messages, meter).await };
     let no_verdict = || Verdict::retry("the handler gave no verdict");
     let handled = deliveries.into_iter().zip(verdicts.into_iter().chain(std::iter::repeat_with(no_verdict)));
     let untried = exhausted.into_iter().map(|delivery| {
@@ -106,6 +109,18 @@ pub(super) async fn process<H: Handler>(
     });
     processed.extend(join_all(dead_letters).await);
     processed
+}
+
+/// Runs the handler, and measures it if there is a meter.
+async fn handle_measured<H: Handler>(
+    handler: &H,
+    messages: Vec<Message>,
+    meter: Option<Arc<WorkMeter>>,
+) -> Vec<Verdict> {
+    let run = meter.map(|meter| meter.begin(&messages));
+    let verdicts = handle_catching_panics(handler, messages).await;
+    run.iter().for_each(HandlerRun::ended);
+    verdicts
 }
 
 impl FailurePolicy {

@@ -82,7 +82,7 @@ impl Doors {
     }
 }
 
-/// The HTTP API of `mqueue wakeup --listen`.
+/// The HTTP API of `mqueue wakeup --listen`, or of another command that serves metrics.
 pub struct Told(String);
 
 impl Told {
@@ -97,6 +97,25 @@ impl Told {
             address.is_some()
         });
         Self(address.expect("waited for"))
+    }
+
+    /// Waits until a command serves its metrics.
+    #[track_caller]
+    pub fn metrics_of(program: &Mqueue) -> Self {
+        let mut address = None;
+        wait_until("the address of its metrics", || {
+            let stderr = program.stderr();
+            let line = stderr.lines().find(|line| line.contains("(/healthz, /metrics)"));
+            let rest = line.and_then(|line| line.split_once("listening on http://"));
+            address = rest.and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned);
+            address.is_some()
+        });
+        Self(address.expect("waited for"))
+    }
+
+    /// The HTTP API at this address.
+    pub fn at(address: &str) -> Self {
+        Self(address.to_owned())
     }
 
     /// Returns the address.
@@ -129,6 +148,12 @@ impl Told {
         let (_, body) = self.get("/metrics");
         let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{body}"))
+    }
+
+    /// Waits until a metric has this value.
+    #[track_caller]
+    pub fn wait_for_metric(&self, name: &str, value: f64) {
+        wait_until(&format!("{name} to be {value}"), || self.metric(name) == value);
     }
 
     /// Waits for `count` more polls.

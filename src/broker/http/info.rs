@@ -1,4 +1,4 @@
-//! `/ping` and `/info`.
+//! `/ping`, `/healthz` and `/info`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::HttpApi;
-use super::response::json;
+use super::response::{json, text};
 use crate::broker::VERSION;
 
 /// Names and addresses that the broker reports.
@@ -77,4 +77,13 @@ pub(super) async fn ping(State(api): State<Arc<HttpApi>>) -> Response {
     let health = api.broker.health();
     let status = if health == "OK" { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], health).into_response()
+}
+
+/// Answers `/healthz` with `ok`, or with 503 and the reason why publishing fails: like every command
+/// of mqueue that serves metrics.
+pub(super) async fn healthz(State(api): State<Arc<HttpApi>>) -> Response {
+    match api.broker.failure() {
+        None => text("ok\n"),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, text(why + "\n")).into_response(),
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::HttpApi;
 use super::response::text;
+use super::{HttpApi, log_metrics};
 use crate::broker::memory::resident_bytes;
 use crate::broker::state::StatsSelection;
 use crate::proto::List;
@@ -37,9 +37,10 @@ const CHANNELS: [(&str, &str, &str, ChannelValue); 8] = [
 pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
     let now = api.broker.now();
     let look = |state: &crate::broker::state::BrokerState| {
-        (state.topic_stats(&StatsSelection::default(), now), state.log_usage(), state.index_memory())
+        let topics = state.topic_stats(&StatsSelection::default(), now);
+        (topics, state.log_usage(), state.index_memory(), state.sync_times())
     };
-    let (topics, usage, index) = api.broker.with_state(look);
+    let (topics, usage, index, syncs) = api.broker.with_state(look);
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     let healthy = i128::from(api.broker.health() == "OK");
@@ -61,9 +62,11 @@ pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
         "",
         usage.reserve_bytes.into(),
     );
+    one("disk_bytes", "Size of the disk of the log in bytes; 0 without a log", "", usage.disk.bytes.into());
     one("disk_free_bytes", "Free bytes on the disk of the log", "", usage.disk.free_bytes.into());
     let step = i128::try_from(api.broker.longest_compaction_step().as_micros()).unwrap_or(i128::MAX);
     one("compaction_step_max_microseconds", "Longest time that a step of compaction held the lock", "", step);
+    log_metrics::write(&mut out, &usage, syncs.as_ref(), api.broker.refused_publishes());
     for (name, kind, help, value) in TOPICS {
         head(&mut out, name, kind, help);
         for topic in &topics {
@@ -105,6 +108,6 @@ fn write_latencies(out: &mut String, topics: &List<TopicStats>) {
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP mqueue_broker_{name} {help}\n# TYPE mqueue_broker_{name} {kind}");
 }

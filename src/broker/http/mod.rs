@@ -1,8 +1,10 @@
-//! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics`.
+//! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics` and
+//! `/healthz`.
 
 mod admin;
 mod config;
 mod info;
+mod log_metrics;
 mod methods;
 mod metrics;
 mod publish;
@@ -43,6 +45,7 @@ pub fn tls_required(https_port: i32) -> Router {
 pub fn router(api: Arc<HttpApi>) -> Router {
     let paths = Router::new()
         .route("/ping", get(info::ping))
+        .route("/healthz", get(info::healthz))
         .route("/info", get(info::info))
         .route("/pub", post(publish::publish))
         .route("/mpub", post(publish::publish_many))

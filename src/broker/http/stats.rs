@@ -58,7 +58,7 @@ fn memory() -> GoMemory {
 }
 
 fn log(usage: LogUsage) -> LogStats {
-    let LogUsage { bytes, live_bytes, segments, reserve_bytes, disk } = usage;
+    let LogUsage { bytes, live_bytes, segments, reserve_bytes, disk, .. } = usage;
     let [disk_bytes, disk_free_bytes] = [disk.bytes, disk.free_bytes].map(|size| (disk.bytes > 0).then_some(size));
     LogStats { bytes, live_bytes, segments, reserve_bytes, disk_bytes, disk_free_bytes }
 }

@@ -31,6 +31,7 @@ use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
 use super::write_batch::WriteBatch;
 use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
+use crate::duration_histogram::DurationCounts;
 use crate::proto::Bodies;
 
 /// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
@@ -527,7 +528,13 @@ impl Log for DiskLog {
 
     fn usage(&self) -> LogUsage {
         let (bytes, live_bytes, segments) = self.segments.usage();
-        LogUsage { bytes, live_bytes, segments, reserve_bytes: self.reserve.left(), disk: disk(&self.path) }
+        let (reserve_bytes, disk) = (self.reserve.left(), disk(&self.path));
+        let unsynced_bytes = self.syncer.passed().map(|passed| self.position.saturating_sub(passed));
+        LogUsage { bytes, live_bytes, segments, reserve_bytes, unsynced_bytes, disk }
+    }
+
+    fn sync_times(&self) -> Option<DurationCounts> {
+        self.syncer.times()
     }
 
     fn failure(&mut self) -> Option<String> {

@@ -35,6 +35,7 @@ pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
 pub use self::sync::Synced;
+use crate::duration_histogram::DurationCounts;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// Number of a topic; never reused in one log.
@@ -146,6 +147,8 @@ pub struct LogUsage {
     pub segments: u64,
     /// Bytes of disk space reserved for finishing and deleting messages when the disk is full.
     pub reserve_bytes: u64,
+    /// Bytes that were written and are not yet synced; `None` if the log is never synced.
+    pub unsynced_bytes: Option<u64>,
     /// Space of the file system that has the log.
     pub disk: DiskSpace,
 }
@@ -236,6 +239,11 @@ pub trait Log: Send {
 
     /// The size of the log.
     fn usage(&self) -> LogUsage;
+
+    /// The times of syncs; `None` if the log is never synced.
+    fn sync_times(&self) -> Option<DurationCounts> {
+        None
+    }
 
     /// The reason why publishing would fail now. Cheap as long as all is well; after a failure,
     /// tries the failed operation again, at most once a second.

@@ -26,6 +26,23 @@ use tokio::sync::{Notify, watch};
 use super::segment::{Extent, Segment};
 use super::segments::IdRange;
 use super::{LogOptions, SyncMode};
+use crate::duration_histogram::{DurationCounts, DurationHistogram};
+
+/// Upper bounds of the time of a sync.
+static SYNC_BOUNDS: [Duration; 12] = [
+    Duration::from_micros(250),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+];
 
 /// Handle with which any number of tasks wait until a position is synced.
 #[derive(Debug, Clone)]
@@ -137,6 +154,8 @@ struct SyncShared {
     /// Notified when a failure begins.
     failure_notify: Arc<Notify>,
     progress: watch::Sender<SyncProgress>,
+    /// Times of syncs of segments.
+    times: DurationHistogram,
 }
 
 impl SyncShared {
@@ -175,7 +194,9 @@ impl Syncer {
         let (work, progress) = (Mutex::default(), watch::Sender::new(SyncProgress::default()));
         let (wake, has_failure) = (Condvar::new(), AtomicBool::new(false));
         let failure_notify = Arc::default();
-        let shared = Arc::new(SyncShared { mode, interval, every, work, wake, has_failure, failure_notify, progress });
+        let times = DurationHistogram::new(&SYNC_BOUNDS);
+        let shared =
+            Arc::new(SyncShared { mode, interval, every, work, wake, has_failure, failure_notify, progress, times });
         let body = thread::SyncThread::new(shared.clone(), directory, sync)?;
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -184,6 +205,16 @@ impl Syncer {
     /// A handle to wait for a position.
     pub(super) fn synced(&self) -> Synced {
         Synced((self.shared.mode != SyncMode::Never).then(|| self.shared.progress.subscribe()))
+    }
+
+    /// The position up to which the outcome of syncing is known; `None` with [`SyncMode::Never`].
+    pub(super) fn passed(&self) -> Option<u64> {
+        (self.shared.mode != SyncMode::Never).then(|| self.shared.progress.borrow().passed)
+    }
+
+    /// The times of syncs; `None` with [`SyncMode::Never`].
+    pub(super) fn times(&self) -> Option<DurationCounts> {
+        (self.shared.mode != SyncMode::Never).then(|| self.shared.times.counts())
     }
 
     /// Reports a write to `segment`, which now ends at `position`.

@@ -56,6 +56,7 @@ use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
 use super::log::{ChannelId, Log, LogUsage};
+use crate::duration_histogram::DurationCounts;
 use crate::proto::{TopicName, WriteBuffer};
 
 pub use self::catalog::Missing;
@@ -178,6 +179,11 @@ impl BrokerState {
     /// The size of the log.
     pub fn log_usage(&self) -> LogUsage {
         self.store.log.usage()
+    }
+
+    /// The times of the log's syncs; `None` if it is never synced.
+    pub fn sync_times(&self) -> Option<DurationCounts> {
+        self.store.log.sync_times()
     }
 
     /// Sessions whose connections have something to do; each is returned once until its output is

@@ -221,6 +221,10 @@ impl Log for CountingLog {
         self.0.usage()
     }
 
+    fn sync_times(&self) -> Option<DurationCounts> {
+        self.0.sync_times()
+    }
+
     fn failure(&mut self) -> Option<String> {
         self.0.failure()
     }

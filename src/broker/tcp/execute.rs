@@ -41,6 +41,7 @@ impl ClientConnection {
         {
             // the OKs are still in the outbox, which only this task sends
             broker.change(|state, _| state.forget_output(session));
+            broker.count_refused_publish();
             return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
         }
         done.map_err(|error| self.refuse(&error))?;
@@ -182,6 +183,7 @@ impl<'a> CommandBatch<'a> {
         let count = u64::from(bodies.count());
         let published = self.state.publish(topic, bodies.compact(), delay, self.now);
         published.map_err(|why| {
+            self.broker.count_refused_publish();
             let verb = failed.as_str().trim_start_matches("E_").trim_end_matches("_FAILED");
             ProtocolError::new(failed, format!("{verb} failed {why}"))
         })?;

@@ -26,6 +26,7 @@ pub(super) async fn run(shared: Arc<PublishQueue>, address: Address, mut first: 
         logged = false;
         let error = match first {
             Ok(connection) => {
+                let _open = shared.count_connection();
                 let mut link =
                     PublishLink { shared: &shared, connection, unacknowledged: UnacknowledgedWindow::default() };
                 let mut answered = false;

@@ -290,6 +290,12 @@ impl Publisher {
         }
     }
 
+    /// The number of nsqds that are connected now. It is 0 for a moment while a lost connection is
+    /// replaced, and after nsqd has refused a message.
+    pub fn connected(&self) -> usize {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
     async fn send(&self, topic: &TopicName, payload: Payload) -> Result<(), PublishError> {
         payload.check()?;
         let shared = &self.shared;

@@ -1,7 +1,7 @@
 //! The queue of publish requests, shared by the callers and the links.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -101,7 +101,18 @@ pub(super) struct PublishQueue {
     last_error: Mutex<Option<Arc<Error>>>,
     pub(super) acknowledged: AtomicU64,
     pub(super) resent: AtomicU64,
+    /// The number of open connections.
+    pub(super) connected: AtomicUsize,
     pub(super) closing: CancellationToken,
+}
+
+/// Counts an open connection.
+pub(super) struct OpenConnection<'a>(&'a PublishQueue);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl PublishQueue {
@@ -115,8 +126,15 @@ impl PublishQueue {
             last_error: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             resent: AtomicU64::new(0),
+            connected: AtomicUsize::new(0),
             closing: CancellationToken::new(),
         }
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub(super) fn count_connection(&self) -> OpenConnection<'_> {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(self)
     }
 
     /// Waits for room within `max_bytes` and adds a request; its result arrives on the returned

@@ -67,6 +67,7 @@ impl TokioNsqPublishLink<'_> {
             },
             () = shared.closing.cancelled() => return Ok(()),
         }
+        let _open = shared.count_connection();
         loop {
             self.send_queued().await?;
             let busy = !self.unacknowledged.is_empty();

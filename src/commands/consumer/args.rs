@@ -8,6 +8,7 @@ use crate::commands::common::broker_args;
 use crate::commands::common::client_args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::file_args::FileArgs;
+use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use mqueue::handler::HandlerSpec;
@@ -68,6 +69,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: ConsumerTuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub metrics: ListenArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -20,6 +20,7 @@ use self::lifecycle::{LifecycleStep, PendingCheck, StepResult};
 use self::pending_check::has_backlog;
 use self::service::ConsumerService;
 use super::common::exit::{Exit, Failure};
+use crate::commands::common::metrics::group_meter::{self, GroupMeter};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
 use crate::commands::common::worker_flags;
@@ -42,6 +43,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
     let handler = Arc::new(handler(&args, &shutdown)?);
     let config = worker_config(&args)?;
+    let meter = args.metrics.wanted(|| GroupMeter::new(&args.stream, &args.group));
+    let _server = args.metrics.serve(meter.as_ref(), GroupMeter::pages).await?;
     let started = Instant::now();
     let mut consumer = RunningConsumer {
         args,
@@ -49,6 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         shutdown,
         handler,
         config,
+        meter,
         total: WorkerStats::default(),
         reset_idle: Arc::default(),
         given_back: GivenBack::default(),
@@ -67,6 +71,8 @@ struct RunningConsumer {
     shutdown: Shutdown,
     handler: Arc<BuiltinHandler>,
     config: WorkerConfig,
+    /// `None` if no metrics are served.
+    meter: Option<Arc<GroupMeter>>,
     total: WorkerStats,
     /// Notified of every poke. A poke that arrives while the worker is leaving stays pending here.
     reset_idle: Arc<Notify>,
@@ -109,7 +115,9 @@ impl RunningConsumer {
         tracing::info!(%stream, %group, "consuming");
         tokio::spawn(retry_stream::follow(consumer.control(), broker.clone(), stream.clone(), group.clone()));
         self.service.notifier.ready();
-        let mut worker = Worker::new(consumer, self.handler.clone(), self.config.clone())?;
+        let control = consumer.control();
+        let worker = Worker::new(consumer, self.handler.clone(), self.config.clone())?;
+        let mut worker = group_meter::measured(worker, control, self.meter.as_deref());
         if let Some((every, pulse)) = self.service.pulse() {
             worker = worker.with_progress_hook(every, pulse);
         }

@@ -26,8 +26,10 @@ use super::outbox::Outbox;
 use super::token::{JobToken, TokenGenerator};
 use super::worker_guard::WorkerGuard;
 use crate::commands::common::job::JobLine;
+use crate::commands::common::metrics::group_meter::{self, GroupFigures};
 use mqueue::client::Delivery;
 use mqueue::proto::Message;
+use mqueue::worker::{WorkMeter, WorkerStats, time_since};
 
 /// A message as a job: its delivery, until a worker answers.
 #[derive(Debug)]
@@ -35,9 +37,12 @@ pub(super) struct GatewayJob {
     pub(super) delivery: Delivery,
     /// The consumer that received it.
     pub(super) group_consumer: Arc<GroupConsumer>,
-    /// True once a worker got it, which may have begun with it.
-    pub(super) is_handed_out: bool,
+    /// When a worker got it, which may have begun with it.
+    pub(super) handed_out: Option<Instant>,
 }
+
+/// The most closed groups whose counts are kept.
+const MAX_CLOSED_METERS: usize = 100;
 
 /// Why jobs are requeued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +83,8 @@ pub(super) struct Exchange {
 struct ExchangeState {
     jobs: Jobs<GatewayJob, Arc<Outbox>>,
     consumers: HashMap<GroupKey, Arc<GroupConsumer>>,
+    /// The meters of open groups, and of some closed ones, whose counts must not vanish.
+    meters: HashMap<GroupKey, Arc<WorkMeter>>,
     tokens: TokenGenerator,
     /// The jobs that this gateway publishes itself (`--counter`).
     counter: Option<JobCounter>,
@@ -108,7 +115,7 @@ impl ExchangeState {
                 }
             };
             let (message, group_consumer) = (job.delivery.message().clone(), job.group_consumer.clone());
-            job.is_handed_out = true;
+            job.handed_out = Some(now);
             let number = self.counter.as_mut().and_then(|counter| counter.handed_out(key, &message.body));
             match self.jobs.hand_out(key, job, token.secret, now) {
                 Ok((worker, outbox)) => {
@@ -123,7 +130,8 @@ impl ExchangeState {
 
 impl Exchange {
     pub(super) fn new(tokens: TokenGenerator, max_in_flight: u32, counter: Option<JobCounter>) -> Arc<Self> {
-        let state = ExchangeState { jobs: Jobs::new(), consumers: HashMap::new(), tokens, counter };
+        let (consumers, meters) = (HashMap::new(), HashMap::new());
+        let state = ExchangeState { jobs: Jobs::new(), consumers, meters, tokens, counter };
         Arc::new(Self {
             state: Mutex::new(state),
             max_in_flight,
@@ -177,7 +185,7 @@ impl Exchange {
             let tasks = deliveries.into_iter().map(|delivery| GatewayJob {
                 delivery,
                 group_consumer: group_consumer.clone(),
-                is_handed_out: false,
+                handed_out: None,
             });
             let unwanted: Vec<GatewayJob> = tasks.filter_map(|job| state.jobs.enqueue(key, job, now).err()).collect();
             let handed = state.hand_out_waiting(key, now);
@@ -185,6 +193,7 @@ impl Exchange {
             (unwanted, handed)
         });
         self.counters.released.inc_by(unwanted.len() as u64);
+        group_consumer.work.count(WorkerStats { released: unwanted.len() as u64, ..WorkerStats::default() });
         drop(unwanted);
         self.send(handed);
     }
@@ -376,6 +385,41 @@ impl Exchange {
         groups
     }
 
+    /// Returns the meter of a group. One that was closed keeps its counts, unless too many others
+    /// were closed.
+    pub(super) fn meter(&self, key: &GroupKey) -> Arc<WorkMeter> {
+        let ExchangeState { consumers, meters, .. } = &mut *self.state();
+        if !meters.contains_key(key) && meters.len() >= consumers.len() + MAX_CLOSED_METERS {
+            meters.retain(|key, _| consumers.contains_key(key));
+        }
+        meters.entry(key.clone()).or_default().clone()
+    }
+
+    /// Returns the figures of all groups that have a meter.
+    pub(super) fn figures(&self) -> Vec<GroupFigures> {
+        let state = self.state();
+        let mut oldest: HashMap<&GroupKey, i64> = HashMap::new();
+        for GatewayJob { delivery, group_consumer, .. } in state.jobs.held_jobs() {
+            let (timestamp, key) = (delivery.message().timestamp, &group_consumer.key);
+            oldest.entry(key).and_modify(|oldest| *oldest = timestamp.min(*oldest)).or_insert(timestamp);
+        }
+        let figures = |(key, work): (&GroupKey, &Arc<WorkMeter>)| {
+            let health = state.consumers.get(key).map(|consumer| consumer.control.health());
+            GroupFigures {
+                labels: group_meter::labels(&key.stream, &key.group),
+                work: work.clone(),
+                stats: work.stats(),
+                is_open: health.is_some(),
+                in_flight: health.map_or(0, |health| health.in_flight.into()),
+                connections: health.map_or(0, |health| health.connected),
+                oldest: oldest.get(key).map(|timestamp| time_since(*timestamp)).unwrap_or_default(),
+            }
+        };
+        let mut all: Vec<_> = state.meters.iter().map(figures).collect();
+        all.sort_by(|a, b| a.labels.cmp(&b.labels));
+        all
+    }
+
     /// Returns the number of jobs that workers hold.
     pub(super) fn held(&self) -> usize {
         self.state().jobs.held()
@@ -393,11 +437,18 @@ impl Exchange {
         self.update_rdy(&state, key);
         drop(state);
         self.counters.released.inc_by(returned.len() as u64);
-        for GatewayJob { delivery, is_handed_out, .. } in returned {
+        for GatewayJob { delivery, handed_out, group_consumer } in returned {
+            let work = &group_consumer.work;
             match why {
                 // counts as a try, because the worker may have crashed on the job
-                RequeueReason::WorkerGone if is_handed_out => delivery.abandon(),
-                RequeueReason::WorkerGone | RequeueReason::Shutdown => delivery.release(),
+                RequeueReason::WorkerGone if handed_out.is_some() => {
+                    work.count(WorkerStats { retried: 1, ..WorkerStats::default() });
+                    delivery.abandon();
+                }
+                RequeueReason::WorkerGone | RequeueReason::Shutdown => {
+                    work.count(WorkerStats { released: 1, ..WorkerStats::default() });
+                    delivery.release();
+                }
             }
         }
     }

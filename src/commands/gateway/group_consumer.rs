@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::exchange::{Exchange, GatewayJob};
 use super::jobs::GroupKey;
 use mqueue::client::{Consumer, Control, Delivery};
-use mqueue::worker::{DeadLetter, DeadLetters, MaxTries};
+use mqueue::worker::{DeadLetter, DeadLetters, MaxTries, WorkMeter, WorkerStats};
 
 /// The most messages handed out at once.
 const BATCH: usize = 500;
@@ -26,6 +26,7 @@ pub(super) struct GroupConsumer {
     /// Notified when the group has no workers.
     pub(super) unused: Notify,
     pub(super) dead_letters: DeadLetters,
+    pub(super) work: Arc<WorkMeter>,
     /// The number of tries after which a job becomes a dead letter.
     pub(super) max_tries: MaxTries,
 }
@@ -41,6 +42,7 @@ pub(super) async fn run(group_consumer: Arc<GroupConsumer>, mut consumer: Consum
                 if deliveries.is_empty() {
                     break;
                 }
+                group_consumer.work.received(deliveries.iter().map(|delivery| delivery.message().attempts));
                 group_consumer.dead_letter_exhausted(&mut deliveries, &exchange);
                 exchange.hand_out(&group_consumer, deliveries);
             }
@@ -68,7 +70,7 @@ impl GroupConsumer {
         let exhausted = deliveries.extract_if(.., |delivery| reason(delivery).is_some());
         for delivery in exhausted {
             let reason = reason(&delivery).unwrap_or_default();
-            let job = GatewayJob { delivery, group_consumer: self.clone(), is_handed_out: false };
+            let job = GatewayJob { delivery, group_consumer: self.clone(), handed_out: None };
             let (tasks, exchange) = (exchange.tasks.clone(), exchange.clone());
             tasks.spawn(async move {
                 if let Err(why) = job.dead_letter(reason, &exchange).await {
@@ -91,10 +93,12 @@ impl GatewayJob {
                 let (id, attempts) = (&letter.id, letter.attempts);
                 tracing::warn!(%stream, %group, %id, attempts, "given up, now in stream {}: {}", group_consumer.dead_letters.topic(), letter.reason);
                 exchange.counters.dead_letters.inc();
+                group_consumer.work.count(WorkerStats { dead: 1, ..WorkerStats::default() });
                 delivery.finish();
                 Ok(())
             }
             Err(error) => {
+                group_consumer.work.count(WorkerStats { retried: 1, ..WorkerStats::default() });
                 delivery.requeue_untried(DEAD_LETTER_RETRY_DELAY);
                 Err(format!(
                     "dead-letter publish failed; job requeued for {} s: {error}",

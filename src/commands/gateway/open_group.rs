@@ -100,6 +100,7 @@ impl Gateway {
             control: consumer.control(),
             unused: Notify::new(),
             dead_letters: DeadLetters::new(letters, publishing),
+            work: self.exchange.meter(key),
             max_tries: MaxTries(settings.workers.max_attempts),
         });
         if self.exchange.open(&group_consumer) {

@@ -17,7 +17,7 @@ use super::error::{GatewayError, GatewayResult, json};
 use super::exchange::{GatewayJob, InvalidToken};
 use super::query::{MAX_DELAY, QueryParams};
 use super::token::JobToken;
-use mqueue::worker::retry_delay;
+use mqueue::worker::{WorkerStats, retry_delay};
 
 const MAX_REASON_CHARS: usize = 1000;
 
@@ -179,19 +179,27 @@ fn apply(gateway: &Gateway, token: JobToken, verb: &JobAnswer) -> Result<Option<
         exchange.retire_of(token)?;
     }
     let job = exchange.answer(token)?;
+    let work = &job.group_consumer.work;
+    if *verb != JobAnswer::Release {
+        job.handed_out.iter().for_each(|since| work.handler_took(since.elapsed()));
+    }
     let reason = match verb {
         JobAnswer::Done | JobAnswer::Touch => {
             counters.done.inc();
+            work.count(WorkerStats { done: 1, ..WorkerStats::default() });
+            work.finished([job.delivery.message().timestamp]);
             job.delivery.finish();
             return Ok(None);
         }
         JobAnswer::Release => {
             counters.released.inc();
+            work.count(WorkerStats { released: 1, ..WorkerStats::default() });
             job.delivery.release();
             return Ok(None);
         }
         JobAnswer::Retry { delay, .. } if !is_last(&job) => {
             counters.retried.inc();
+            work.count(WorkerStats { retried: 1, ..WorkerStats::default() });
             let by_default = retry_delay(gateway.settings.workers.retry_delay, &job.delivery);
             job.delivery.requeue(delay.unwrap_or(by_default));
             return Ok(None);

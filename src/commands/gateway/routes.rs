@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::access::Caller;
 use super::error::{GatewayError, GatewayResult, json};
 use super::{Gateway, get_jobs, post_answers, publish};
-use crate::commands::common::metrics::{CONTENT_TYPE, Metrics};
+use crate::commands::common::metrics::{self, Metrics, group_meter};
 
 const OPENAPI: &str = include_str!("openapi.json");
 /// The paths that need no bearer token.
@@ -81,13 +81,17 @@ async fn healthz(State(gateway): State<Arc<Gateway>>, Extension(caller): Extensi
     response
 }
 
-async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+async fn metrics(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
     let (counters, groups) = (&gateway.exchange.counters, gateway.exchange.groups());
     counters.groups.set(groups.len() as u64);
     counters.workers.set(groups.iter().map(|(_, workers)| *workers as u64).sum());
     counters.held.set(gateway.exchange.held() as u64);
-    let text = Metrics::new(|registry| counters.register(registry)).text();
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+    let exchange = gateway.exchange.clone();
+    let metrics = Metrics::new(|registry| {
+        counters.register(registry);
+        group_meter::register(registry, move || exchange.figures());
+    });
+    metrics::response(metrics.text(), &headers)
 }
 
 async fn openapi() -> GatewayResult {

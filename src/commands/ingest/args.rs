@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use mqueue::net::Endpoint;
-use mqueue::proto::TopicName;
+use mqueue::proto::{HostPort, TopicName};
 
 /// Publish a feed from sockets: a message a line, or a message a packet
 ///
@@ -46,6 +47,15 @@ pub(crate) struct Args {
     /// Time to publish what was read after Ctrl-C or SIGTERM; a second signal gives it up at once
     #[arg(long, env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
+
+    /// Address to serve /healthz and /metrics on over HTTP (port 0: any free port, which the log
+    /// names); --listen in the other commands [default: none, nothing is measured]
+    #[arg(long, help_heading = "Metrics", env = "MQUEUE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<HostPort>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http_guard: HttpGuardArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

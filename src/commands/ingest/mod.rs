@@ -25,10 +25,13 @@ use tokio_util::task::TaskTracker;
 use self::datagram::Datagrams;
 use self::listen::{FeedSocket, IngestSocket};
 use self::publisher::FeedPublisher;
+use self::stats::IngestStats;
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
 use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
+use crate::commands::common::metrics::publish_meter::PublishMeter;
+use crate::commands::common::metrics::status_server::{self, StatusServer};
 use crate::commands::common::values::ReportFormat;
 use crate::commands::ingest::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
@@ -42,6 +45,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let sockets = listen::open(&args.listen).await?;
     let shutdown = Shutdown::on_signals(args.grace)?;
+    let stats = Arc::<IngestStats>::default();
+    let meter = args.metrics_listen.is_some().then(|| PublishMeter::new(&args.to));
+    let _server = serve_metrics(&args, meter.as_ref(), stats.clone()).await?;
     let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
     let brokers = BrokerAddresses::find(&args.broker).await?;
     let config = PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(TIMEOUT);
@@ -49,7 +55,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         connected = Publisher::connect(&brokers.tcp, config) => connected.map_err(|e| Failure::unavailable(&e))?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    let publisher = Arc::new(FeedPublisher::new(publisher, args.to.clone(), shutdown.clone()));
+    meter.iter().for_each(|meter| meter.follow(publisher.clone()));
+    let publisher = Arc::new(FeedPublisher::new(publisher, args.to.clone(), shutdown.clone(), stats, meter));
     let tasks = TaskTracker::new();
     for socket in sockets {
         tracing::info!(stream = %args.to, "listening on {}", socket.name);
@@ -74,6 +81,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         None => tracing::info!(stream = %args.to, "{}", publisher.stats.summary(started.elapsed())),
     }
     Ok(exit)
+}
+
+/// Serves the metrics, if they have an address.
+async fn serve_metrics(
+    args: &Args,
+    meter: Option<&Arc<PublishMeter>>,
+    stats: Arc<IngestStats>,
+) -> Result<Option<StatusServer>, Failure> {
+    let (Some(address), Some(meter)) = (&args.metrics_listen, meter) else { return Ok(None) };
+    let router = meter.pages(|registry| stats.register(registry)).router();
+    let paths = "/healthz, /metrics";
+    status_server::serve("--metrics-listen", address, &args.http_guard, paths, router).await.map(Some)
 }
 
 fn serve(

@@ -1,10 +1,12 @@
 //! The publisher that all sockets share.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::stats::IngestStats;
+use crate::commands::common::metrics::publish_meter::PublishMeter;
 use crate::commands::common::notice::Notice;
 use mqueue::client::{PublishError, PublishManyError, Publisher};
 use mqueue::proto::TopicName;
@@ -16,7 +18,9 @@ pub(super) struct FeedPublisher {
     publisher: Publisher,
     stream: TopicName,
     pub(super) shutdown: Shutdown,
-    pub(super) stats: IngestStats,
+    pub(super) stats: Arc<IngestStats>,
+    /// `None` if no metrics are served.
+    meter: Option<Arc<PublishMeter>>,
     away: Notice,
 }
 
@@ -25,8 +29,14 @@ pub(super) struct FeedPublisher {
 pub(super) struct PublishAborted;
 
 impl FeedPublisher {
-    pub(super) fn new(publisher: Publisher, stream: TopicName, shutdown: Shutdown) -> Self {
-        Self { publisher, stream, shutdown, stats: IngestStats::default(), away: Notice::default() }
+    pub(super) fn new(
+        publisher: Publisher,
+        stream: TopicName,
+        shutdown: Shutdown,
+        stats: Arc<IngestStats>,
+        meter: Option<Arc<PublishMeter>>,
+    ) -> Self {
+        Self { publisher, stream, shutdown, stats, meter, away: Notice::default() }
     }
 
     /// Publishes the bodies, waiting while nsqd is away; returns the number that nsqd refused for
@@ -34,6 +44,7 @@ impl FeedPublisher {
     pub(super) async fn publish(&self, mut bodies: Vec<Bytes>) -> Result<u64, PublishAborted> {
         let (begun, count, mut refused) = (Instant::now(), bodies.len() as u64, 0);
         self.stats.read(count);
+        self.meter.iter().for_each(|meter| meter.sent(count));
         while !bodies.is_empty() {
             let PublishManyError(failed) = tokio::select! {
                 published = self.publisher.publish_many(&self.stream, bodies.clone()) => match published {
@@ -51,6 +62,7 @@ impl FeedPublisher {
                     }
                     PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => {
                         self.stats.refused_by_nsqd(&error);
+                        self.meter.iter().for_each(|meter| meter.failed(1));
                         refused += 1;
                     }
                     _ => return Err(PublishAborted),
@@ -59,7 +71,9 @@ impl FeedPublisher {
             bodies = again;
         }
         self.note(None);
-        self.stats.published(count - refused, begun.elapsed());
+        let took = begun.elapsed();
+        self.stats.published(count - refused, took);
+        self.meter.iter().for_each(|meter| meter.published(count - refused, took));
         Ok(refused)
     }
 

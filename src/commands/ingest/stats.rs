@@ -1,13 +1,15 @@
 //! Counts of messages received, published, refused and dropped.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use super::stream::MAX_CONNECTIONS;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::latency::{LatencyHistogram, Quantiles};
+use crate::commands::common::metrics::families::{self, Labels};
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
@@ -56,6 +58,23 @@ pub(super) struct IngestReportLine {
 }
 
 impl IngestStats {
+    /// Registers the metrics of the sockets.
+    pub(super) fn register(self: Arc<Self>, registry: &mut Registry) {
+        let none = Labels::new();
+        families::register(registry, move |writer| {
+            let counts = self.state().counts;
+            for (name, help, count) in [
+                ("received", "Lines and packets received, without those that are too long", counts.read),
+                ("too_long", "Lines and packets refused, because they are longer than --max-line", counts.too_long),
+                ("dropped", "Packets that the kernel dropped", counts.dropped),
+                ("cut_off", "Unfinished lines of senders that ended", counts.cut_off),
+            ] {
+                writer.counters(&format!("ingest_{name}"), help, [(&none, count)])?;
+            }
+            writer.gauges("ingest_senders", "Connected senders", [(&none, counts.connections as f64)])
+        });
+    }
+
     /// Counts messages received.
     pub(super) fn read(&self, count: u64) {
         self.state().counts.read += count;

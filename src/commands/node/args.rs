@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::failure_args::FailureArgs;
-use crate::commands::common::http_guard_args::HttpGuardArgs;
+use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 use crate::commands::consumer::args::ConsumerTuning;
@@ -67,7 +67,7 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub http_guard: HttpGuardArgs,
+    pub metrics: ListenArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

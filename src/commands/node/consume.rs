@@ -11,6 +11,7 @@ use super::expvar::NodeVars;
 use super::lease;
 use crate::commands::common::broker_args::Args as Brokers;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::metrics::group_meter::{self, GroupMeter};
 use crate::commands::common::notice::Notice;
 use crate::commands::common::retry_stream;
 use crate::commands::common::worker_flags;
@@ -67,15 +68,17 @@ pub(super) struct ConsumePlan {
     consumer: ConsumerConfig,
     worker: WorkerConfig,
     broker: Brokers,
+    /// `None` if no metrics are served.
+    meter: Option<Arc<GroupMeter>>,
 }
 
 impl ConsumePlan {
-    pub(super) fn new(args: &Args) -> Result<Self, Failure> {
+    pub(super) fn new(args: &Args, meter: Option<Arc<GroupMeter>>) -> Result<Self, Failure> {
         let mut consumer = worker_flags::consumer_config(&args.stream, &args.group, &args.broker, &args.tuning);
         consumer.flow.max_in_flight = args.concurrency;
         let worker = worker_flags::worker_config(&args.stream, &args.failing, args.broker.connect())?;
         let worker = worker.with_concurrency(args.concurrency as usize);
-        Ok(Self { consumer, worker, broker: args.broker.clone() })
+        Ok(Self { consumer, worker, broker: args.broker.clone(), meter })
     }
 }
 
@@ -139,9 +142,11 @@ async fn consume(
     let (stream, group) = (consumer.topic().clone(), consumer.channel().clone());
     // the task ends with this consumer
     tokio::spawn(retry_stream::follow(consumer.control(), plan.broker.clone(), stream, group));
+    let control = consumer.control();
     let stopping = Shutdown { draining: shutdown.draining.child_token(), now: shutdown.now.clone() };
     let worker = Worker::new(consumer, handler, plan.worker.clone())
         .map_err(|e| Failure::new(crate::commands::common::exit::Exit::Usage, e))?;
+    let worker = group_meter::measured(worker, control, plan.meter.as_deref());
     let mut working = std::pin::pin!(worker.run(&stopping));
     let (_, tally) = tokio::select! {
         done = &mut working => done,

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +30,8 @@ pub(super) struct NodeVars {
     pub(super) handled: AtomicU64,
     /// Invalid events, which became dead letters.
     pub(super) invalid: AtomicU64,
+    /// True while the token's nsqd is connected.
+    pub(super) has_token_connection: AtomicBool,
     /// The highest epoch of a received event.
     pub(super) seen_epoch: AtomicU64,
 }

@@ -17,6 +17,7 @@ mod event;
 mod expvar;
 mod generator;
 mod lease;
+mod metrics;
 mod node_loop;
 mod reconnecting;
 mod repeated_warning;
@@ -32,6 +33,7 @@ use self::expvar::NodeVars;
 use self::node_loop::NodeLoop;
 use self::token_topics::TokenTopics;
 use super::common::exit::{Exit, Failure};
+use crate::commands::common::metrics::group_meter::GroupMeter;
 use crate::commands::common::worker_flags;
 use crate::commands::node::args::{Args, Mode};
 use mqueue::http::BrowserGuard;
@@ -45,13 +47,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     warn_of_unused_variables(std::env::vars_os().map(|(name, _)| name));
     let vars = Arc::new(NodeVars { only_generates: args.mode == Mode::Generator, ..NodeVars::default() });
     let handler = Arc::new(event_handler(&args, &shutdown, vars.clone())?);
-    let plan = ConsumePlan::new(&args)?;
+    let meter = args.metrics.wanted(|| GroupMeter::new(&args.stream, &args.group));
+    let _server = args.metrics.serve(meter.as_ref(), |meter| metrics::pages(meter, &vars, &args.stream)).await?;
+    let plan = ConsumePlan::new(&args, meter)?;
     let (leading, leads) = watch::channel(false);
     let node_loop = tokio::select! {
         node_loop = NodeLoop::connect(&args, topics, vars.clone(), leading) => node_loop?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
     };
-    expvar::serve(vars, args.mport, args.http_guard.extend(BrowserGuard::default())).await;
+    expvar::serve(vars, args.mport, args.metrics.http_guard.extend(BrowserGuard::default())).await;
     Notifier.ready();
     let consuming = async {
         match args.mode {

@@ -131,6 +131,7 @@ impl NodeLoop {
     }
 
     fn token_connected(&mut self) {
+        self.vars.has_token_connection.store(true, Ordering::Relaxed);
         self.handle(LeaseEvent::Connected { max_msg_timeout: self.token.max_msg_timeout() });
     }
 
@@ -169,6 +170,7 @@ impl NodeLoop {
     }
 
     fn token_lost(&mut self) {
+        self.vars.has_token_connection.store(false, Ordering::Relaxed);
         self.pending.clear();
         self.handle(LeaseEvent::Disconnected);
     }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::client_args;
+use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::rate;
 use crate::commands::common::values::whole;
@@ -52,6 +53,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: ProducerTuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub metrics: ListenArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -46,6 +46,7 @@ use self::summary::ProducerSummary;
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
+use crate::commands::common::metrics::publish_meter::PublishMeter;
 use crate::commands::common::record_splitter::RecordSplitter;
 use crate::commands::producer::args::{Args, SummaryFormat};
 use mqueue::client::{Publisher, PublisherConfig};
@@ -56,6 +57,8 @@ use mqueue::shutdown::Shutdown;
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let plan = ProducerPlan::new(&args)?;
     let shutdown = Shutdown::on_signals(args.tuning.grace)?;
+    let meter = args.metrics.wanted(|| PublishMeter::new(&args.stream));
+    let _server = args.metrics.serve(meter.as_ref(), |meter| meter.pages(|_| ())).await?;
     let (brokers, publisher) = tokio::select! {
         connected = connect(&args) => connected?,
         () = shutdown.draining.cancelled() => return Ok(Exit::Success),
@@ -66,15 +69,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         let nsqds = brokers.tcp.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::info!("publishing to stream {} on {nsqds} (Ctrl-C ends it)", args.stream);
     }
-    let stats = Rc::new(ProducerStats::default());
-    let stream_publisher = StreamPublisher {
-        publisher: publisher.clone(),
-        stream: args.stream.clone(),
-        defer: args.pace.defer,
-        max_message_size: MaxMessageSize::unknown(),
-        stats: stats.clone(),
-        refused_for_all: CancellationToken::new(),
-    };
+    meter.iter().for_each(|meter| meter.follow(publisher.clone()));
+    let stats = Rc::new(ProducerStats::new(meter));
+    let stream_publisher = stream_publisher(&args, publisher.clone(), stats.clone());
     let stop = shutdown.draining.child_token();
     let started = Instant::now();
     let work = ProducerRun {
@@ -114,6 +111,17 @@ async fn connect(args: &Args) -> Result<(BrokerAddresses, Publisher), Failure> {
         PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(timeout).with_backend(backend);
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
     Ok((brokers, publisher))
+}
+
+fn stream_publisher(args: &Args, publisher: Publisher, stats: Rc<ProducerStats>) -> StreamPublisher {
+    StreamPublisher {
+        publisher,
+        stream: args.stream.clone(),
+        defer: args.pace.defer,
+        max_message_size: MaxMessageSize::unknown(),
+        stats,
+        refused_for_all: CancellationToken::new(),
+    }
 }
 
 /// Sends all messages, and waits until they have settled.

@@ -5,10 +5,12 @@
 
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::unpublished::Unpublished;
 use crate::commands::common::latency::LatencyHistogram;
+use crate::commands::common::metrics::publish_meter::PublishMeter;
 use mqueue::client::PublishError;
 use mqueue::plural::count;
 
@@ -82,32 +84,43 @@ pub(super) struct FailureCount {
 
 /// The counts of a run, shared by senders and progress output. No borrow outlives a call.
 #[derive(Debug, Default)]
-pub(super) struct ProducerStats(RefCell<ProducerCounts>);
+pub(super) struct ProducerStats {
+    counts: RefCell<ProducerCounts>,
+    /// `None` if no metrics are served.
+    meter: Option<Arc<PublishMeter>>,
+}
 
 impl ProducerStats {
+    /// Makes counts that `meter`, if there is one, counts as well.
+    pub(super) fn new(meter: Option<Arc<PublishMeter>>) -> Self {
+        Self { counts: RefCell::default(), meter }
+    }
+
     /// Returns the current counts.
     pub(super) fn counts(&self) -> Ref<'_, ProducerCounts> {
-        self.0.borrow()
+        self.counts.borrow()
     }
 
     /// Counts messages sent.
     pub(super) fn sent(&self, count: usize) {
-        self.0.borrow_mut().sent += count as u64;
+        self.counts.borrow_mut().sent += count as u64;
+        self.meter.iter().for_each(|meter| meter.sent(count as u64));
     }
 
     /// Records how long after its due time a message was sent.
     pub(super) fn sent_after(&self, lateness: Duration) {
-        let mut counts = self.0.borrow_mut();
+        let mut counts = self.counts.borrow_mut();
         counts.lateness.record(lateness);
         counts.late += u64::from(lateness > LATE_AFTER);
     }
 
     /// Counts acknowledged messages, with their total bytes and their common latency.
     pub(super) fn acknowledged(&self, count: u64, bytes: usize, latency: Duration) {
-        let mut counts = self.0.borrow_mut();
+        let mut counts = self.counts.borrow_mut();
         counts.acknowledged += count;
         counts.bytes += bytes as u64;
         counts.latency.record_times(latency, count);
+        self.meter.iter().for_each(|meter| meter.published(count, latency));
     }
 
     /// Counts a message of `size` bytes that was not published.
@@ -165,11 +178,12 @@ impl ProducerStats {
     /// Counts the bytes of a read, and its records that are not published.
     pub(super) fn read(&self, bytes: u64, empty: u64, too_long: u64) {
         {
-            let mut counts = self.0.borrow_mut();
+            let mut counts = self.counts.borrow_mut();
             counts.bytes_read += bytes;
             counts.skipped += empty;
             counts.sent += too_long;
         }
+        self.meter.iter().for_each(|meter| meter.sent(too_long));
         if too_long > 0 {
             self.count_and_log(FailureKind::TooLong, too_long, || {
                 "a message is longer than --max-record, and was passed over: is --delimiter right?".to_owned()
@@ -179,18 +193,19 @@ impl ProducerStats {
 
     /// Counts and logs an input that could not be read to its end.
     pub(super) fn unreadable(&self, why: &str) {
-        self.0.borrow_mut().unreadable += 1;
+        self.counts.borrow_mut().unreadable += 1;
         tracing::error!("{why}");
     }
 
     /// Counts due messages that were never made, because the run was over.
     pub(super) fn unsent(&self, count: u64) {
-        self.0.borrow_mut().unsent += count;
+        self.counts.borrow_mut().unsent += count;
     }
 
     fn count_and_log(&self, kind: FailureKind, count: u64, line: impl FnOnce() -> String) {
-        let mut counts = self.0.borrow_mut();
+        let mut counts = self.counts.borrow_mut();
         counts.failed += count;
+        self.meter.iter().for_each(|meter| meter.failed(count));
         let failures = counts.failures.entry(kind).or_insert(FailureCount { count: 0, logged: 0, logged_at: None });
         if let Some(unlogged) = failures.add(count, Instant::now()) {
             let more = if unlogged > 1 { format!(" ({unlogged} such since the last line)") } else { String::new() };

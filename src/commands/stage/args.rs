@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::failure_args::FailureArgs;
+use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 use crate::commands::consumer::args::ConsumerTuning;
@@ -68,6 +69,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: ConsumerTuning,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub metrics: ListenArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

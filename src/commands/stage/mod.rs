@@ -21,6 +21,7 @@ use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
 use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};
+use crate::commands::common::metrics::group_meter::{self, GroupMeter};
 use crate::commands::common::retry_stream;
 use crate::commands::common::stdout;
 use crate::commands::common::values::ReportFormat;
@@ -49,6 +50,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let relay = Arc::new(relay(&args, nsqd, &shutdown, stats.clone())?);
     let config = worker_config(&args)?;
+    let meter = args.metrics.wanted(|| GroupMeter::new(&args.from, &args.group));
+    let _server = args.metrics.serve(meter.as_ref(), GroupMeter::pages).await?;
     let started = Instant::now();
     let consumer = tokio::select! {
         connected = Consumer::connect(consumer_config(&args, &relay)) => connected.map_err(|e| Failure::unavailable(&e))?,
@@ -60,8 +63,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     notifier.ready();
     let output = (args.report() == ReportFormat::Json).then(StdoutThread::for_reports).transpose()?;
     let lines = output.as_ref().map(StdoutThread::lines);
+    let control = consumer.control();
     let worker = Worker::new(consumer, relay.clone(), config)?
         .with_progress_hook(notify_interval(), pulse(stats.clone(), lines));
+    let worker = group_meter::measured(worker, control, meter.as_deref());
     let (ended, tally) = worker.run(&shutdown).await;
     shutdown.unless_now(relay.close()).await;
     notifier.stopping();

@@ -4,12 +4,13 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::commands::common::metrics::CONTENT_TYPE;
+use crate::commands::common::metrics;
+use crate::commands::common::metrics::status_server::healthz;
 
 /// The maximum of waiting questions.
 const MAX_WAITING_QUESTIONS: usize = 16;
@@ -35,22 +36,37 @@ type Asking = mpsc::Sender<StatusQuestion>;
 pub(super) fn router() -> (Router, mpsc::Receiver<StatusQuestion>) {
     let (asking, questions) = mpsc::channel(MAX_WAITING_QUESTIONS);
     let router = Router::new()
-        .route("/healthz", get(|State(asking): State<Asking>| ask(asking, StatusPage::Health, "text/plain")))
-        .route("/state", get(|State(asking): State<Asking>| ask(asking, StatusPage::State, "application/json")))
-        .route("/metrics", get(|State(asking): State<Asking>| ask(asking, StatusPage::Metrics, CONTENT_TYPE)))
+        .route(
+            "/healthz",
+            get(async |State(asking): State<Asking>| healthz(ask(asking, StatusPage::Health).await.map(drop))),
+        )
+        .route(
+            "/state",
+            get(async |State(asking): State<Asking>| {
+                respond(ask(asking, StatusPage::State).await, |text| {
+                    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+                })
+            }),
+        )
+        .route(
+            "/metrics",
+            get(async |State(asking): State<Asking>, headers: HeaderMap| {
+                respond(ask(asking, StatusPage::Metrics).await, |text| metrics::response(text, &headers))
+            }),
+        )
         .with_state(asking);
     (router, questions)
 }
 
-async fn ask(asking: Asking, page: StatusPage, content_type: &'static str) -> Response {
+async fn ask(asking: Asking, page: StatusPage) -> Result<String, String> {
     let (answer, answered) = oneshot::channel();
     // the connection's deadline bounds this wait
-    let told = match asking.send(StatusQuestion { page, answer }).await {
+    match asking.send(StatusQuestion { page, answer }).await {
         Ok(()) => answered.await.unwrap_or_else(|_| Err("ending".to_owned())),
         Err(_) => Err("ending".to_owned()),
-    };
-    match told {
-        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
+}
+
+fn respond(answer: Result<String, String>, page: impl FnOnce(String) -> Response) -> Response {
+    answer.map_or_else(|why| healthz(Err(why)), page)
 }

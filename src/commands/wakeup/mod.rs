@@ -23,12 +23,10 @@ mod ungrouped;
 mod waker;
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
 
 use self::brokers::{PollNews, PolledBrokers};
 use self::listen::{StatusPage, StatusQuestion};
@@ -36,8 +34,8 @@ use self::state::WakeupState;
 use self::waker::SocketWaker;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::Metrics;
+use crate::commands::common::metrics::status_server::{self, StatusServer};
 use crate::commands::wakeup::args::Args;
-use mqueue::http::{BoundedListener, BrowserGuard};
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::wake::arrivals::{ArrivalNews, ArrivalSubscriptions};
@@ -99,14 +97,12 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Starts the HTTP server, if `--listen` is given.
-async fn serve(args: &Args) -> anyhow::Result<(Option<AbortOnDropHandle<Infallible>>, mpsc::Receiver<StatusQuestion>)> {
+async fn serve(args: &Args) -> Result<(Option<StatusServer>, mpsc::Receiver<StatusQuestion>), Failure> {
     let (router, questions) = listen::router();
     let Some(address) = &args.listen else { return Ok((None, questions)) };
-    let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another --listen"));
-    let guard = args.http_guard.extend(BrowserGuard::default());
-    let door = BoundedListener::bind(address, guard).await.map_err(cannot)?;
-    tracing::info!("listening on http://{} (/healthz, /state, /metrics)", door.address().map_err(cannot)?);
-    Ok((Some(AbortOnDropHandle::new(tokio::spawn(door.serve(router)))), questions))
+    let paths = "/healthz, /state, /metrics";
+    let server = status_server::serve("--listen", address, &args.http_guard, paths, router).await?;
+    Ok((Some(server), questions))
 }
 
 /// The state of the main loop.
@@ -177,7 +173,7 @@ impl Wakeup {
 
     fn answer_question(&mut self, StatusQuestion { page, answer }: StatusQuestion) {
         let told = match page {
-            StatusPage::Health => self.brokers.trouble().map_or(Ok("ok\n".to_owned()), Err),
+            StatusPage::Health => self.brokers.trouble().map_or(Ok(String::new()), Err),
             StatusPage::State => Ok(WakeupState::new(&self.waker, &self.brokers, Instant::now()).json()),
             StatusPage::Metrics => {
                 self.waker.metrics.look(&self.waker, self.subscriptions.established());

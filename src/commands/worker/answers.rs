@@ -1,6 +1,6 @@
 //! Sends verdicts to the gateway, in batches, and touches jobs while there are no verdicts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::gateway_client::{AnswerOutcome, GatewayClient, GatewayRefusal};
+use super::meter::JobMeter;
 use mqueue::backoff::Backoff;
 use mqueue::handler::Verdict;
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
+use mqueue::worker::WorkerStats;
 
 /// The most verdicts handled at once.
 const BATCH: usize = 1000;
@@ -22,8 +24,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// An event from the rest of the worker.
 #[derive(Debug)]
 pub(super) enum AnswerEvent {
-    /// The gateway handed out jobs of these tokens.
-    Received(Vec<String>),
+    /// The gateway handed out jobs: their tokens, and when they were published.
+    Received(Vec<(String, i64)>),
     /// A job's token and verdict.
     Verdict(String, Verdict),
     /// No more verdicts will come.
@@ -40,6 +42,15 @@ pub(super) struct AnswerStats {
     pub(super) late: u64,
 }
 
+impl AnswerStats {
+    /// Logs the numbers at the end of a run that took this time.
+    pub(super) fn log(&self, took: Duration) {
+        let Self { done, retried, dropped, late } = self;
+        let seconds = took.as_secs_f64();
+        tracing::info!("{done} done, {retried} retried, {dropped} dropped, {late} too late, in {seconds:.1} s");
+    }
+}
+
 /// Sends answers to the gateway.
 pub(super) struct AnswerSender {
     gateway: Arc<GatewayClient>,
@@ -48,9 +59,10 @@ pub(super) struct AnswerSender {
     every: Duration,
     count: Option<u64>,
     shutdown: Shutdown,
-    /// The tokens of the jobs that this worker holds.
-    held: HashSet<String>,
+    /// The tokens of the jobs that this worker holds, with their publish times.
+    held: HashMap<String, i64>,
     stats: AnswerStats,
+    meter: Option<Arc<JobMeter>>,
     ended: bool,
 }
 
@@ -61,6 +73,28 @@ struct AnswerRequest {
     params: Vec<(&'static str, String)>,
 }
 
+/// Jobs with the same answer.
+#[derive(Debug, Default)]
+struct AnsweredJobs {
+    tokens: Vec<String>,
+    /// When each was published.
+    timestamps: Vec<i64>,
+}
+
+impl AnsweredJobs {
+    fn push(&mut self, token: String, timestamp: i64) {
+        self.tokens.push(token);
+        self.timestamps.push(timestamp);
+    }
+
+    /// Returns when the jobs were published whose answers were accepted.
+    fn taken<'a>(&'a self, outcome: &'a AnswerOutcome) -> impl Iterator<Item = i64> + 'a {
+        let refused: HashSet<&String> = outcome.gone.iter().chain(&outcome.elsewhere).chain(&outcome.failed).collect();
+        let all = self.tokens.iter().zip(&self.timestamps);
+        all.filter(move |(token, _)| !refused.contains(token)).map(|(_, timestamp)| *timestamp)
+    }
+}
+
 impl AnswerSender {
     pub(super) fn new(
         gateway: Arc<GatewayClient>,
@@ -68,6 +102,7 @@ impl AnswerSender {
         deadline: Duration,
         count: Option<u64>,
         shutdown: Shutdown,
+        meter: Option<Arc<JobMeter>>,
     ) -> Self {
         Self {
             gateway,
@@ -75,8 +110,9 @@ impl AnswerSender {
             every: deadline / 3,
             count,
             shutdown,
-            held: HashSet::new(),
+            held: HashMap::new(),
             stats: AnswerStats::default(),
+            meter,
             ended: false,
         }
     }
@@ -111,7 +147,8 @@ impl AnswerSender {
     /// Releases jobs without a verdict. Otherwise the gateway would count a try, as for a crashed
     /// worker.
     async fn release_unanswered(&mut self) {
-        let tokens: Vec<String> = self.held.drain().collect();
+        let tokens: Vec<String> = self.held.drain().map(|(token, _)| token).collect();
+        self.count_work(WorkerStats { released: tokens.len() as u64, ..WorkerStats::default() });
         if tokens.is_empty() {
             return;
         }
@@ -126,11 +163,11 @@ impl AnswerSender {
 
     /// Sends the verdicts, one request per kind of answer. Returns true if a request was sent.
     async fn send_answers(&mut self, events: impl Iterator<Item = AnswerEvent>) -> bool {
-        let mut groups: Vec<(AnswerRequest, Vec<String>)> = Vec::new();
+        let mut groups: Vec<(AnswerRequest, AnsweredJobs)> = Vec::new();
         for note in events {
             let (token, verdict) = match note {
-                AnswerEvent::Received(tokens) => {
-                    self.held.extend(tokens);
+                AnswerEvent::Received(jobs) => {
+                    self.held.extend(jobs);
                     continue;
                 }
                 AnswerEvent::Verdict(token, verdict) => (token, verdict),
@@ -141,34 +178,41 @@ impl AnswerSender {
             };
             // jobs that were not tried are released at the end
             let Some(answer) = answer_for(verdict) else { continue };
-            self.held.remove(&token);
+            let timestamp = self.held.remove(&token).unwrap_or_default();
             match groups.iter_mut().find(|(other, _)| *other == answer) {
-                Some((_, tokens)) => tokens.push(token),
-                None => groups.push((answer, vec![token])),
+                Some((_, jobs)) => jobs.push(token, timestamp),
+                None => {
+                    let mut jobs = AnsweredJobs::default();
+                    jobs.push(token, timestamp);
+                    groups.push((answer, jobs));
+                }
             }
         }
+        self.meter.iter().for_each(|meter| meter.holds(self.held.len()));
         let told = !groups.is_empty();
-        for (answer, tokens) in groups {
-            self.send(&answer, &tokens).await;
+        for (answer, jobs) in groups {
+            self.send(&answer, &jobs).await;
         }
         told
     }
 
     /// Sends an answer, and retries until the gateway accepts it, refuses it for good, or the
     /// program must end.
-    async fn send(&mut self, answer: &AnswerRequest, tokens: &[String]) {
+    async fn send(&mut self, answer: &AnswerRequest, jobs: &AnsweredJobs) {
+        let tokens = &jobs.tokens;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), fastrand::Rng::new());
         let params: Vec<(&str, &str)> = answer.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let mut is_first = true;
         loop {
             let why = match self.gateway.answer(answer.verb, &params, tokens).await {
-                Ok(settled) => return self.count(answer.verb, tokens.len(), &settled),
+                Ok(settled) => return self.count(answer.verb, jobs, &settled),
                 Err(GatewayRefusal::Permanent(why)) => {
                     tracing::error!(
                         "answers for {} were refused; nsqd delivers them again: {why}",
                         count(tokens.len(), "job")
                     );
                     self.stats.late += tokens.len() as u64;
+                    self.count_work(WorkerStats { released: tokens.len() as u64, ..WorkerStats::default() });
                     return;
                 }
                 Err(GatewayRefusal::Temporary(why, _)) => why,
@@ -183,7 +227,7 @@ impl AnswerSender {
         }
     }
 
-    fn count(&mut self, verb: &str, all: usize, settled: &AnswerOutcome) {
+    fn count(&mut self, verb: &str, jobs: &AnsweredJobs, settled: &AnswerOutcome) {
         let late = settled.gone.len() + settled.elsewhere.len();
         if late > 0 {
             tracing::warn!("{verb} came too late for {}, which the gateway has requeued", count(late, "job"));
@@ -195,17 +239,31 @@ impl AnswerSender {
             );
         }
         self.stats.late += late as u64;
-        let taken = all.saturating_sub(late + settled.failed.len()) as u64;
+        let failed = settled.failed.len();
+        let taken = jobs.tokens.len().saturating_sub(late + failed) as u64;
         match verb {
             "done" => self.stats.done += taken,
             "retry" | "release" => self.stats.retried += taken,
             _ => self.stats.dropped += taken,
         }
+        let (done, retried, dead) = match verb {
+            "done" => (taken, 0, 0),
+            "retry" | "release" => (0, taken, 0),
+            _ => (0, 0, taken),
+        };
+        self.count_work(WorkerStats { done, retried: retried + failed as u64, dead, released: late as u64 });
+        if let (Some(meter), "done") = (&self.meter, verb) {
+            meter.work.finished(jobs.taken(settled));
+        }
+    }
+
+    fn count_work(&self, stats: WorkerStats) {
+        self.meter.iter().for_each(|meter| meter.work.count(stats));
     }
 
     /// Touches all held jobs. Forgets those that the gateway has requeued.
     async fn touch(&mut self) {
-        let tokens: Vec<String> = self.held.iter().cloned().collect();
+        let tokens: Vec<String> = self.held.keys().cloned().collect();
         if tokens.is_empty() {
             return;
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::tls_client_args::TlsClientArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::duration_in;
@@ -84,6 +85,10 @@ pub(crate) struct Args {
     /// Time for running jobs after Ctrl-C or SIGTERM; a second signal ends them at once
     #[arg(long, help_heading = "Tuning", env = "MQUEUE_GRACE", value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub grace: Duration,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub metrics: ListenArgs,
 }
 
 /// Parses a worker's name; its characters are limited, because the name is logged.

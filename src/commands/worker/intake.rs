@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::AnswerEvent;
 use super::gateway_client::{GatewayClient, GatewayRefusal};
+use super::meter::JobMeter;
 use crate::commands::common::job::JobLine;
 use crate::commands::common::notice::Notice;
 use mqueue::backoff::Backoff;
@@ -38,6 +39,7 @@ pub(super) async fn run(
     events: mpsc::UnboundedSender<AnswerEvent>,
     over: CancellationToken,
     draining: CancellationToken,
+    meter: Option<Arc<JobMeter>>,
 ) -> Result<(), String> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10), fastrand::Rng::new());
     let away = Notice::default();
@@ -52,11 +54,13 @@ pub(super) async fn run(
                     tracing::info!("{} answers again", gateway.shown);
                 }
                 backoff.reset();
+                meter.iter().for_each(|meter| meter.connected(true));
                 let why = tokio::select! {
                     biased;
                     () = over.cancelled() => return Ok(()),
                     why = read(response, silence, &jobs, &events) => why,
                 };
+                meter.iter().for_each(|meter| meter.connected(false));
                 (format!("the stream of jobs from {} ended: {why}", gateway.shown), None)
             }
             Err(GatewayRefusal::Temporary(why, after)) => (why, after),
@@ -114,8 +118,8 @@ async fn read(
         if batch.is_empty() {
             continue;
         }
-        let tokens = batch.iter().map(|job| job.token.clone()).collect();
-        if events.send(AnswerEvent::Received(tokens)).is_err() || jobs.send(batch).await.is_err() {
+        let received = batch.iter().map(|job| (job.token.clone(), job.message.timestamp)).collect();
+        if events.send(AnswerEvent::Received(received)).is_err() || jobs.send(batch).await.is_err() {
             std::future::pending::<()>().await;
         }
         // the time spent waiting for room does not count as silence

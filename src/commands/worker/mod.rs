@@ -13,6 +13,7 @@ pub(crate) mod args;
 mod failure_backoff;
 mod gateway_client;
 mod intake;
+mod meter;
 mod print_and_pause;
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use self::answers::{AnswerEvent, AnswerSender};
 use self::failure_backoff::FailureBackoff;
 use self::gateway_client::GatewayClient;
 use self::intake::ReceivedJob;
+use self::meter::JobMeter;
 use self::print_and_pause::PrintAndPause;
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
@@ -36,6 +38,7 @@ use crate::commands::worker::args::Args;
 use mqueue::handler::{BuiltinHandler, Handler, HandlerOptions, HandlerSpec, PipeHandler, PrintOutput, Verdict};
 use mqueue::proto::Message;
 use mqueue::shutdown::Shutdown;
+use mqueue::worker::HandlerRun;
 
 /// The default of `--in-flight` for handlers that take batches.
 const BATCH_IN_FLIGHT: u32 = 500;
@@ -88,13 +91,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         _ => 1,
     });
     let gateway = Arc::new(GatewayClient::new(&args, in_flight)?);
+    let meter = args.metrics.wanted(|| JobMeter::new(&args));
+    let _server = args.metrics.serve(meter.as_ref(), JobMeter::pages).await?;
     let (events, received) = mpsc::unbounded_channel();
-    let answers =
-        tokio::spawn(AnswerSender::new(gateway.clone(), received, args.deadline, args.count, shutdown.clone()).run());
+    let sender =
+        AnswerSender::new(gateway.clone(), received, args.deadline, args.count, shutdown.clone(), meter.clone());
+    let answers = tokio::spawn(sender.run());
     let (job_sender, jobs) = mpsc::channel(1);
     let over = CancellationToken::new();
-    let intake =
-        tokio::spawn(intake::run(gateway, job_sender, events.clone(), over.clone(), shutdown.draining.clone()));
+    let draining = shutdown.draining.clone();
+    let intake = tokio::spawn(intake::run(gateway, job_sender, events.clone(), over.clone(), draining, meter.clone()));
     let started = Instant::now();
     let runner = JobRunner {
         handler: handler.clone(),
@@ -104,6 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         max_tasks: if batch > 1 { 1 } else { in_flight as usize },
         max_waiting: in_flight as usize,
         failure_backoff: Arc::new(Mutex::new(FailureBackoff::new(args.max_backoff))),
+        meter,
     };
     runner.run(&shutdown).await;
     // answers are sent before the stream ends, because the gateway then requeues unanswered jobs
@@ -112,14 +119,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     over.cancel();
     let refused = intake.await?;
     shutdown.unless_now(handler.close()).await;
-    let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(
-        "{} done, {} retried, {} dropped, {} too late, in {seconds:.1} s",
-        stats.done,
-        stats.retried,
-        stats.dropped,
-        stats.late
-    );
+    stats.log(started.elapsed());
     match refused {
         Err(line) => Err(Failure::new(Exit::Failure, line).into()),
         Ok(()) if shutdown.now.is_cancelled() => Ok(Exit::Interrupted),
@@ -160,6 +160,7 @@ struct JobRunner {
     /// The most jobs that may wait: no more are read beyond it, whatever the gateway sends.
     max_waiting: usize,
     failure_backoff: Arc<Mutex<FailureBackoff>>,
+    meter: Option<Arc<JobMeter>>,
 }
 
 impl JobRunner {
@@ -192,11 +193,16 @@ impl JobRunner {
     fn begin(&mut self, jobs: Vec<ReceivedJob>, shutdown: &Shutdown) {
         let (handler, events, failure_backoff) =
             (self.handler.clone(), self.events.clone(), self.failure_backoff.clone());
-        let ending = shutdown.draining.clone();
+        let (ending, meter) = (shutdown.draining.clone(), self.meter.clone());
         self.running.spawn(async move {
             let split = |job: ReceivedJob| ((job.token, job.message.id, job.message.attempts), job.message);
             let (jobs, messages): (Vec<_>, Vec<_>) = jobs.into_iter().map(split).unzip();
+            let run = meter.map(|meter| {
+                meter.work.received(messages.iter().map(|message: &Message| message.attempts));
+                meter.work.begin(&messages)
+            });
             let verdicts = handler.handle_batch(messages).await;
+            run.iter().for_each(HandlerRun::ended);
             let pause = failure_backoff.lock().unwrap_or_else(PoisonError::into_inner).after(&verdicts, Instant::now());
             if let Some(pause) = pause {
                 let shown = std::time::Duration::from_secs(pause.as_secs_f64().ceil() as u64);

@@ -108,7 +108,13 @@ impl SyncThread {
 
     fn sync(&self, target: SyncTarget) {
         let failed_before = self.shared.work().failed;
-        let result = if target.segment > failed_before { (self.sync)(&target.file) } else { Ok(()) };
+        let result = match target.segment > failed_before {
+            true => {
+                let begun = Instant::now();
+                (self.sync)(&target.file).inspect(|()| self.shared.times.record(begun.elapsed()))
+            }
+            false => Ok(()),
+        };
         if let Err(error) = result {
             let path = file_path(&self.path, target.segment);
             self.fail(target.segment, &format!("could not sync {}: {error}", path.display()));

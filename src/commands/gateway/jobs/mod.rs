@@ -242,6 +242,11 @@ impl<D, W: Clone> Jobs<D, W> {
         self.held.len()
     }
 
+    /// Returns the held jobs.
+    pub(super) fn held_jobs(&self) -> impl Iterator<Item = &D> {
+        self.held.values().map(|held| &held.job)
+    }
+
     fn remove(&mut self, id: WorkerId) -> Option<GatewayWorker<W>> {
         let worker = self.workers.remove(&id)?;
         let group = self.groups.get_mut(&worker.group).expect("a group with workers is open");
