@@ -150,8 +150,8 @@ fn messages_on_an_nsqd_without_their_group_are_logged_once_with_a_working_remedy
     let wakeup = doors.wakeup_by(&both).start();
     wakeup.wait_to_say(&format!("stream foo has 3 messages on nsqd {}, where group 1 is missing", second.http()));
     let said = wakeup.stderr();
-    let url = said.split("-X POST '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-    second.post(url.strip_prefix(&format!("http://{}", second.http())).unwrap());
+    let remedy = said.split("is missing: mqueue ").nth(1).and_then(|rest| rest.split(" creates it").next()).unwrap();
+    assert_eq!(mqueue(remedy).run().code, Some(0), "{remedy}");
     doors.wait_for_poke("1.sock");
     assert_eq!(wakeup.times_said("where group 1 is missing"), 1);
 }
