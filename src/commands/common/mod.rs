@@ -31,6 +31,7 @@ pub(crate) mod schedule;
 pub(crate) mod security_args;
 pub(crate) mod server_tls_args;
 pub(crate) mod service;
+pub(crate) mod short_duration;
 pub(crate) mod silent_brokers;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;
