@@ -10,8 +10,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::common::context::ContextName;
 use super::common::values;
 use super::{
-    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, wakeup, worker,
+    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
+    send, simulate, stage, tail, wakeup, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -59,6 +59,8 @@ pub(crate) enum CliCommand {
     Unpause(admin::args::UnpauseArgs),
     Empty(admin::args::EmptyArgs),
     Delete(admin::args::DeleteArgs),
+    Peek(peek::args::Args),
+    Tail(tail::args::Args),
     Context(context::args::Args),
     Doctor(doctor::args::Args),
     Errors(errors::args::Args),
@@ -73,7 +75,10 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
+    (
+        "Operate",
+        &["ls", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor", "errors"],
+    ),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

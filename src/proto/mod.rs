@@ -47,7 +47,7 @@ pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
 #[cfg(feature = "lookup")]
 pub use peek::{InvalidPeekState, PeekLine, PeekState, PeekedClient, PeekedMessage};
-pub use quote::excerpt;
+pub use quote::{escape_while, excerpt};
 pub(crate) use read_room::read_room;
 pub use write_buffer::WriteBuffer;
 
