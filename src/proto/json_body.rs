@@ -32,15 +32,15 @@ pub fn text(body: &[u8]) -> (Cow<'_, str>, Option<BodyEncoding>) {
     }
 }
 
-/// Returns a body for JSON as [`text`] does, but also as base64 if that is shorter: JSON writes six
-/// characters for most control characters.
-pub fn shortest_text(body: &[u8]) -> (Cow<'_, str>, Option<BodyEncoding>) {
+/// Returns a body for JSON as [`text`] does, but as base64 if its text would be more than twice as
+/// long: JSON writes six characters for most control characters.
+pub fn short_text(body: &[u8]) -> (Cow<'_, str>, Option<BodyEncoding>) {
     let escapes = body.iter().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
         0..0x20 => 5,
         _ => 0,
     });
-    match escapes.sum::<usize>() > body.len() / 3 {
+    match escapes.sum::<usize>() > body.len() {
         true => (Cow::Owned(STANDARD.encode(body)), Some(BodyEncoding::Base64)),
         false => text(body),
     }

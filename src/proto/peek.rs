@@ -134,9 +134,9 @@ struct EndFields {
 }
 
 impl PeekedMessage {
-    /// Appends the message as a line; its body takes at most 4/3 of its size.
+    /// Appends the message as a line; its body takes at most twice its size.
     pub fn write_line(&self, out: &mut Vec<u8>) {
-        let (body, encoding) = json_body::shortest_text(&self.body);
+        let (body, encoding) = json_body::short_text(&self.body);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         write_json(
             out,
@@ -267,7 +267,7 @@ mod tests {
             let message = message(body.clone());
             let line = line(&message);
             prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-            prop_assert!(line.len() <= 320 + body.len().div_ceil(3) * 4);
+            prop_assert!(line.len() <= 320 + 2 * body.len());
             prop_assert_eq!(PeekLine::read(&line), Ok(PeekLine::Message(message)));
         }
     }

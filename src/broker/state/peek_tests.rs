@@ -203,6 +203,15 @@ impl OneChannel {
         PeekSelection { topic: self.topic.clone(), channel: Some(self.channel.clone()), state }
     }
 
+    /// The first run; the timers before it may take several steps.
+    fn first(&self, selection: &PeekSelection) -> PeekedRun {
+        let mut step = self.state.peek(selection, None, 1, BEGIN).unwrap();
+        while step.runs.is_empty() {
+            step = self.state.peek(selection, Some(step.next.unwrap()), 1, BEGIN).unwrap();
+        }
+        step.runs.swap_remove(0)
+    }
+
     /// A consumer that may have this many messages in flight.
     fn consumer(&mut self, ready: u64) -> SessionId {
         let settings = SessionSettings { hostname: "host".to_owned(), ..SessionSettings::default() };
@@ -244,8 +253,7 @@ fn many_timers_are_scanned_in_parts_beside_those_of_another_channel() {
     let deferred = one.at(PeekState::Deferred);
     let seen = numbers(&pages(&one.state, &deferred, 700, BEGIN));
     assert_eq!(seen, (0..COUNT).rev().collect::<Vec<_>>());
-    let first = one.state.peek(&deferred, None, 1, BEGIN).unwrap();
-    assert_eq!((first.runs.len(), first.runs[0].due_in_ms), (1, Some(1_001)));
+    assert_eq!(one.first(&deferred).due_in_ms, Some(1_001));
 
     one.publish(&topic, 0..COUNT, None);
     for _ in 0..5 {
@@ -257,7 +265,7 @@ fn many_timers_are_scanned_in_parts_beside_those_of_another_channel() {
     assert!(seen.iter().all(|(_, attempts, _)| *attempts == 1));
     let all: HashSet<_> = numbers(&seen).into_iter().collect();
     assert_eq!((seen.len(), all.len()), (COUNT as usize, COUNT as usize));
-    let run = &one.state.peek(&in_flight, None, 1, BEGIN).unwrap().runs[0];
+    let run = one.first(&in_flight);
     assert_eq!(
         run.client.as_ref().map(|it| (it.hostname.as_str(), it.remote_address.as_str())),
         Some(("host", "1.2.3.4:5"))
@@ -272,7 +280,7 @@ fn pages_skip_nothing_and_repeat_nothing_while_messages_leave() {
         let topic = one.topic.clone();
         (0..200 / batch).for_each(|n| one.publish(&topic, n * batch..(n + 1) * batch, None));
         let id = one.consumer(2);
-        let (mut seen, mut after) = (Vec::new(), None);
+        let (mut seen, mut after, mut sent) = (Vec::new(), None, Vec::new());
         let waiting = one.at(PeekState::Waiting);
         loop {
             let step = one.state.peek(&waiting, after, 1, BEGIN).unwrap();
@@ -282,7 +290,9 @@ fn pages_skip_nothing_and_repeat_nothing_while_messages_leave() {
             let shown: Vec<_> = shown.collect();
             after = Some(run.position_after(run.skip + shown.len() as u32 - 1));
             seen.extend(shown);
-            for message in one.taken(id).into_iter().take(2) {
+            if seen.len() % 2 == 1 {
+                sent.extend(one.taken(id));
+                let message: crate::proto::Message = sent.remove(0);
                 one.state.finish(id, &message.id, BEGIN).unwrap();
             }
         }

@@ -8,7 +8,7 @@ use reqwest::Method;
 use super::{CallLimits, HttpError, Nsqd};
 use crate::proto::{ChannelName, PeekLine, PeekState, PeekedMessage, TopicName};
 
-/// The limits of a call: a body of 10 MB takes a while, and a third more as text.
+/// The limits of a call: a body of 10 MB takes a while, and is up to twice as long as text.
 const PEEK_LIMITS: CallLimits = CallLimits { time: Duration::from_secs(60), answer: 64 << 20 };
 
 /// The messages to look at.
