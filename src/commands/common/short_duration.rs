@@ -1,4 +1,4 @@
-//! Durations for people, in at most seven characters: `350ms`, `3.2s`, `3m 12s`, `5d 3h`.
+//! Durations for people, in at most six characters without blanks: `350ms`, `3.2s`, `3m12s`, `5d3h`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ pub(crate) fn short_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{large}{unit}"),
-        small => format!("{large}{unit} {small}{small_unit}"),
+        small => format!("{large}{unit}{small}{small_unit}"),
     };
     match seconds {
         0 => format!("{}ms", time.as_millis()),
@@ -33,16 +33,16 @@ mod tests {
             (9_999, "9.9s"),
             (59_999, "59s"),
             (60_000, "1m"),
-            (192_345, "3m 12s"),
-            (3_599_000, "59m 59s"),
+            (192_345, "3m12s"),
+            (3_599_000, "59m59s"),
             (3_600_000, "1h"),
-            (86_399_000, "23h 59m"),
+            (86_399_000, "23h59m"),
             (86_400_000, "1d"),
-            (8_639_999_000, "99d 23h"),
+            (8_639_999_000, "99d23h"),
             (8_640_000_000, "100d"),
         ] {
             assert_eq!(short_duration(Duration::from_millis(millis)), text);
-            assert!(text.len() <= 7);
+            assert!(text.len() <= 6);
         }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
             "\
 STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  OLDEST  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
 orders            0          -         -       -   0.5      -          -             2  paused
-  billing        12          0         0  3m 12s     -   1235     asleep             -  paused on 1 of 3
+  billing        12          0         0   3m12s     -   1235     asleep             -  paused on 1 of 3
 "
         );
         assert!(!text(&[&row], false).contains("0.5"));

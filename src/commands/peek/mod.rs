@@ -167,7 +167,7 @@ impl PeekOutput<'_> {
     fn text(&self, nsqd: &str, message: &PeekedMessage) -> String {
         let state = message.state.as_str().replace('_', " ");
         let (age, attempts) = (short_duration(message.age), count(u64::from(message.attempts), "attempt"));
-        let mut text = format!("{state:<9}  {age:>7}  {attempts:<10}  {}", message.id);
+        let mut text = format!("{state:<9}  {age:>6}  {attempts:<10}  {}", message.id);
         if self.with_nsqd {
             text += &format!("  {nsqd}");
         }
