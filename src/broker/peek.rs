@@ -208,6 +208,80 @@ fn beginning(body: Bytes, most: usize) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::log::{DiskLog, LogOptions, SyncMode};
+    use crate::broker::state::{BrokerState, SessionSettings, StateLimits};
+    use crate::proto::{ChannelName, MessageId, PeekLine, PeekState, TopicName};
+
+    const NOW: Now = Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 };
+
+    fn lines(state: &BrokerState, limit: usize) -> AnswerLines {
+        let (out, reader) = (Vec::new(), state.detached_reader());
+        AnswerLines { out, left: limit, after: None, max_body: usize::MAX, reader, failed: None, moves: 0 }
+    }
+
+    fn bodies(lines: &AnswerLines) -> Vec<Result<Bytes, String>> {
+        let messages = lines.out.split_inclusive(|byte| *byte == b'\n').map(|line| match PeekLine::read(line) {
+            Ok(PeekLine::Message(message)) => message.error.map_or(Ok(message.body), Err),
+            other => panic!("{other:?}"),
+        });
+        messages.collect()
+    }
+
+    /// The messages are finished, or relocated, between the look at the state and the read of the
+    /// log.
+    #[test]
+    fn bodies_whose_segment_has_gone_are_looked_for_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = LogOptions {
+            sync: SyncMode::Never,
+            segment_bytes: 500,
+            reserve_bytes: 0,
+            ..LogOptions::new(directory.path())
+        };
+        let (log, recovered, _) = DiskLog::open(&options).unwrap();
+        let limits = StateLimits { max_memory: 0, ..StateLimits::default() };
+        let mut state = BrokerState::recover(limits, Box::new(log), recovered, NOW);
+        let (topic, channel) = (TopicName::new("a").unwrap(), ChannelName::new("x").unwrap());
+        state.create_channel(&topic, &channel, NOW);
+        for number in 0..20_u32 {
+            let body = Bytes::from(format!("{number:0100}"));
+            state.publish(&topic, crate::proto::Bodies::one(body), None, NOW).unwrap();
+        }
+        let selection =
+            PeekSelection { topic: topic.clone(), channel: Some(channel.clone()), state: PeekState::Waiting };
+        let old = state.peek(&selection, None, 100, NOW).unwrap();
+        assert!(old.runs.iter().all(|run| run.bodies.are_logged()));
+        let files = || std::fs::read_dir(directory.path()).unwrap().count();
+        let before = files();
+        // all but the last are delivered and finished
+        let id = state.connect(SessionSettings::default(), String::new(), 0, NOW);
+        state.subscribe(id, &topic, &channel, NOW).unwrap();
+        state.ready(id, 19, NOW);
+        let ids: Vec<MessageId> = old.runs.iter().map(|run| run.id(0)).take(19).collect();
+        state.close(id);
+        ids.iter().for_each(|message| state.finish(id, message, NOW).unwrap());
+        state.flush().unwrap();
+        let begun = std::time::Instant::now();
+        while files() > before / 2 {
+            state.flush().unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} of {before} files", files());
+            std::thread::yield_now();
+        }
+
+        let mut lines = lines(&state, 100);
+        assert!(matches!(lines.add(&old.runs, NOW), StepProgress::Again));
+        assert!(lines.out.is_empty() && lines.after.is_none());
+        let new = state.peek(&selection, lines.after, 100, NOW).unwrap();
+        assert!(matches!(lines.add(&new.runs, NOW), StepProgress::AllAdded));
+        assert_eq!(bodies(&lines), [Ok(Bytes::from(format!("{:0100}", 19)))]);
+        // what stays where it is and cannot be read is said
+        let mut lines = self::lines(&state, 2);
+        assert!(matches!(lines.add(&old.runs, NOW), StepProgress::Again));
+        assert!(matches!(lines.add(&old.runs, NOW), StepProgress::Again), "the second is looked for, too");
+        assert!(matches!(&bodies(&lines)[..], [Err(_)]));
+        assert!(matches!(lines.add(&old.runs[1..], NOW), StepProgress::Enough));
+        assert!(matches!(&bodies(&lines)[..], [Err(_), Err(_)]));
+    }
 
     #[test]
     fn a_cut_body_ends_with_a_whole_character() {

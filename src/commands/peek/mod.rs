@@ -1,21 +1,21 @@
 //! `mqueue peek`: messages of a queue, without their delivery.
 //!
 //! ```text
-//!  ClusterApis ─▶ mqueue's brokers that have the queue ─▶ a QueueReader each ─▶ --grep ─▶ lines
+//!  ClusterApis ─▶ mqueue's brokers that have the queue ─▶ a PeekReader each ─▶ --grep ─▶ lines
 //!                 (nsqd cannot show messages)             page by page, all at once
 //! ```
 
 pub(crate) mod args;
+mod peek_reader;
 mod places;
-mod queue_reader;
 
 use std::io;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use self::peek_reader::{FoundMessages, PeekReader};
 use self::places::Places;
-use self::queue_reader::{FoundMessages, QueueReader};
 use super::common::exit::{Exit, Failure};
 use super::common::message_lines::{MessageFormat, MessageLine, PeekedState};
 use super::common::short_duration::short_duration;
@@ -87,14 +87,14 @@ fn states(args: &Args) -> Result<Vec<PeekState>, Failure> {
 /// Fails if standard output cannot be written to.
 async fn show(places: &Places<'_>, state: PeekState, output: &mut PeekOutput<'_>) -> io::Result<usize> {
     let mut failed = 0;
-    let next = |mut reader: QueueReader| async move {
+    let next = |mut reader: PeekReader| async move {
         let found = reader.next().await;
         (reader, found)
     };
     let mut readers: FuturesUnordered<_> = places
         .brokers
         .iter()
-        .map(|nsqd| next(QueueReader::new((*nsqd).clone(), output.args, state, output.format)))
+        .map(|nsqd| next(PeekReader::new((*nsqd).clone(), output.args, state, output.format)))
         .collect();
     while output.left > 0
         && let Some((reader, found)) = readers.next().await

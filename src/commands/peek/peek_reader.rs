@@ -13,7 +13,7 @@ const SEARCHED: u64 = 2_000;
 const MOST: u64 = 200;
 
 /// A broker's messages in one state.
-pub(super) struct QueueReader {
+pub(super) struct PeekReader {
     nsqd: Nsqd,
     address: String,
     query: PeekQuery,
@@ -27,7 +27,7 @@ pub(super) struct FoundMessages {
     pub(super) is_end: bool,
 }
 
-impl QueueReader {
+impl PeekReader {
     pub(super) fn new(nsqd: Nsqd, args: &Args, state: PeekState, format: MessageFormat) -> Self {
         let stream = args.target.stream.clone();
         let query = match &args.target.group {
