@@ -7,10 +7,11 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory};
 
 /// Flags of one name that differ between commands, with the reason.
-const DIFFERENT: [(&str, &str); 10] = [
+const DIFFERENT: [(&str, &str); 11] = [
     ("count", "peek, tail: -n for short, as tail(1) has it, and no variable"),
     ("from", "stage: a stream; broker import: nsqd's folder"),
     ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
+    ("in-flight", "peek: the messages in flight; worker: how many jobs may be"),
     ("to", "the next hop: a stream, a socket, or either"),
     ("output", "consumer: the format of messages; bench: the format of the report"),
     ("report", "a command that reports each second has no `none`"),
