@@ -169,8 +169,8 @@ fn new_parents_of_a_data_path_are_synced() {
         let Some(broker) = start(&data, "always", &path.join(level)) else { return };
         let finished = broker.finish();
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        let line = format!("cannot use {}: Input/output error", data.display());
         let line = format!("cannot use {}: I/O error", data.display());
+        assert!(finished.stderr.contains(&line), "{}", finished.stderr);
     }
     let data = top.path().join("never/a");
     let Some(broker) = start(&data, "never", top.path()) else { return };

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::rows::{GroupListing, StreamListing};
 use crate::commands::common::short_duration::short_duration;
+use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use crate::commands::common::text_table::TextTable;
 
 /// Formats the rows, with rates if they were measured.
-pub(super) fn text(rows: &[&StreamListing], with_rates: bool) -> String {
+pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
     let head = [
         "STREAM/GROUP",
         "DEPTH",
@@ -108,13 +108,13 @@ mod tests {
             is_shown: true,
         };
         assert_eq!(
-            text(&[&row], true),
+            text(std::slice::from_ref(&row), true),
             "\
 STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  OLDEST  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
 orders            0          -         -       -   0.5      -          -             2  paused
   billing        12          0         0   3m12s     -   1235     asleep             -  paused on 1 of 3
 "
         );
-        assert!(!text(&[&row], false).contains("0.5"));
+        assert!(!text(&[row], false).contains("0.5"));
     }
 }

@@ -11,32 +11,32 @@ use mqueue::worker::DeadLetter;
 
 /// A stream.
 #[derive(Debug, Serialize)]
-pub(super) struct StreamListing {
+pub(crate) struct StreamListing {
     #[serde(serialize_with = "as_text")]
-    pub(super) stream: TopicName,
+    pub(crate) stream: TopicName,
     #[serde(flatten)]
-    pub(super) state: ClusterStream,
+    pub(crate) state: ClusterStream,
     /// Messages published a second, if measured.
-    pub(super) published_per_second: Option<f64>,
+    pub(crate) published_per_second: Option<f64>,
     /// Messages in the stream of dead letters.
-    pub(super) dead_letters: u64,
-    pub(super) groups: Vec<GroupListing>,
+    pub(crate) dead_letters: u64,
+    pub(crate) groups: Vec<GroupListing>,
     /// False for streams that belong to another one: dead letters and redriven messages.
     #[serde(skip)]
-    pub(super) is_shown: bool,
+    pub(crate) is_shown: bool,
 }
 
 /// A group.
 #[derive(Debug, Serialize)]
-pub(super) struct GroupListing {
+pub(crate) struct GroupListing {
     #[serde(serialize_with = "as_text")]
-    pub(super) group: ChannelName,
+    pub(crate) group: ChannelName,
     #[serde(flatten)]
-    pub(super) state: ClusterGroup,
+    pub(crate) state: ClusterGroup,
     /// Messages finished a second, if measured.
-    pub(super) finished_per_second: Option<f64>,
+    pub(crate) finished_per_second: Option<f64>,
     /// True if no consumer is connected, but a socket on this machine would wake one.
-    pub(super) asleep: bool,
+    pub(crate) asleep: bool,
 }
 
 fn as_text<T: std::fmt::Display, S: serde::Serializer>(name: &T, serializer: S) -> Result<S::Ok, S::Error> {
@@ -44,7 +44,7 @@ fn as_text<T: std::fmt::Display, S: serde::Serializer>(name: &T, serializer: S) 
 }
 
 /// Makes a row for each stream. `sockets` are the groups that have a socket on this machine.
-pub(super) fn stream_rows(
+pub(crate) fn stream_rows(
     streams: &BTreeMap<TopicName, ClusterStream>,
     rates: &QueueRates,
     sockets: &BTreeSet<String>,
