@@ -363,6 +363,21 @@ fn wrong_parameters_are_named() {
     assert_eq!(request(&broker.http(), "POST", channel, b""), r#"{"message":"METHOD_NOT_ALLOWED"}"#);
 }
 
+/// AUTH decides who receives messages, and HTTP has no AUTH.
+#[test]
+fn with_auth_no_message_is_shown() {
+    let broker = Nsqd::embedded(&["--auth-http-address=127.0.0.1:1"]);
+    broker.create("orders", "billing");
+    broker.publish("orders", b"secret");
+    for path in ["/channel/peek?topic=orders&channel=billing", "/topic/peek?topic=orders"] {
+        let refused = get(&broker.http(), path);
+        assert!(refused.starts_with(r#"{"message":"UNAUTHORIZED: "#), "{refused}");
+    }
+    let refused = on(&broker, "orders/billing").run();
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert!(refused.stderr.contains("answered 403 UNAUTHORIZED: with AUTH"), "{}", refused.stderr);
+}
+
 /// Flips a bit of this text in the log.
 fn damage(folder: &std::path::Path, text: &[u8]) {
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -32,9 +32,10 @@ const READER_CHECK: Duration = Duration::from_millis(500);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let shutdown = Shutdown::on_signals(CLOSE_TIMEOUT)?;
     stdout::check()?;
+    // before signals are handled: Ctrl-C answers the question
     let Some(config) = subscription::config(&args, FIRST_IN_FLIGHT).await? else { return Ok(Exit::Failure) };
+    let shutdown = Shutdown::on_signals(CLOSE_TIMEOUT)?;
     let group = config.channel.clone();
     let mut consumer = tokio::select! {
         connected = Consumer::connect(config) => connected.map_err(|error| Failure::unavailable(&error))?,
