@@ -157,7 +157,7 @@ fn all_brokers_are_looked_at_and_a_dead_one_is_said() {
 }
 
 #[test]
-fn what_does_not_exist_is_one_line() {
+fn a_missing_stream_or_group_is_one_line() {
     let broker = Nsqd::embedded(&[]);
     broker.create("orders", "billing");
     for (target, said) in [

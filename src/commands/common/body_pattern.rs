@@ -12,7 +12,7 @@ pub(crate) struct BodyPattern(Pattern);
 #[derive(Debug, Clone)]
 enum Pattern {
     /// Text without special characters is found many times faster.
-    Text(Finder<'static>),
+    Text(Box<Finder<'static>>),
     Regex(Regex),
 }
 
@@ -21,7 +21,7 @@ impl FromStr for BodyPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if regex_lite::escape(text) == text {
-            return Ok(Self(Pattern::Text(Finder::new(text.as_bytes()).into_owned())));
+            return Ok(Self(Pattern::Text(Box::new(Finder::new(text.as_bytes()).into_owned()))));
         }
         Regex::new(text).map(|regex| Self(Pattern::Regex(regex))).map_err(|error| error.to_string())
     }

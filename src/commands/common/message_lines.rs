@@ -53,7 +53,7 @@ pub(crate) struct MessageLine<'a> {
     pub(crate) peeked: Option<PeekedState<'a>>,
 }
 
-/// What only a look into a queue tells of a message.
+/// The part of a message that only a look into a queue tells.
 #[derive(Debug, Serialize)]
 pub(crate) struct PeekedState<'a> {
     pub(crate) nsqd: &'a str,
