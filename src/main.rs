@@ -76,6 +76,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Wakeup(args) => commands::wakeup::run(args.0).await,
             CliCommand::Doctor(args) => commands::doctor::run(args.0).await,
             CliCommand::Context(args) => commands::context::run(args.0),
+            CliCommand::Peek(args) => commands::peek::run(args.0).await,
+            CliCommand::Tail(args) => commands::tail::run(args.0).await,
             CliCommand::Ls(args) => commands::ls::run(args.0).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.0.action).await,
             CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.0.action).await,

@@ -55,6 +55,7 @@ mod metrics_pages;
 mod named_by_http;
 mod network;
 mod node;
+mod peek;
 mod pipe;
 mod pipeline;
 mod print;
@@ -69,6 +70,7 @@ mod sleeping;
 mod statistics;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
+mod tail;
 #[cfg(feature = "tokio-nsq")]
 mod tokio_nsq;
 mod touch;

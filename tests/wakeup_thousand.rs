@@ -58,7 +58,10 @@ fn rests(wakeup: &Mqueue) {
     assert!(own <= 10.0, "{own} MB");
     // an unoptimised program is slow, and its executable large
     if is_optimised() {
-        assert!(rss <= 20.0, "{rss} MB");
+        assert!(own <= 8.0, "{own} MB");
+        // of which the executable's pages are shared; how many of them are mapped ahead depends on
+        // the kernel: 19.3 MB on one machine were 20.3 on another
+        assert!(rss <= 22.0, "{rss} MB");
         assert!(share <= 1.0, "{share} %");
     }
 }

@@ -19,6 +19,7 @@ pub mod log;
 mod log_level;
 mod lookupd;
 pub mod memory;
+pub mod peek;
 pub mod server;
 mod socket;
 pub mod state;
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
@@ -66,6 +67,8 @@ pub struct Broker {
     /// The log level, which the HTTP API changes.
     log_level: watch::Sender<LogLevel>,
     refused_publishes: AtomicU64,
+    /// Limit of peeks at once.
+    peeks: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -135,6 +138,7 @@ impl Broker {
             lookupds: watch::Sender::default(),
             log_level,
             refused_publishes: AtomicU64::new(0),
+            peeks: Arc::new(Semaphore::new(peek::MAX_PEEKS)),
         }
     }
 

@@ -11,8 +11,8 @@ use super::common::context::ContextName;
 use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
-    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, wakeup, worker,
+    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
+    send, simulate, stage, tail, wakeup, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -60,6 +60,8 @@ pub(crate) enum CliCommand {
     Unpause(OnDemand<admin::args::UnpauseArgs>),
     Empty(OnDemand<admin::args::EmptyArgs>),
     Delete(OnDemand<admin::args::DeleteArgs>),
+    Peek(OnDemand<peek::args::Args>),
+    Tail(OnDemand<tail::args::Args>),
     Context(OnDemand<context::args::Args>),
     Doctor(OnDemand<doctor::args::Args>),
     Errors(OnDemand<errors::args::Args>),
@@ -74,7 +76,10 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
+    (
+        "Operate",
+        &["ls", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor", "errors"],
+    ),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

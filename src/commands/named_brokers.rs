@@ -50,6 +50,8 @@ fn asks_itself(command: &CliCommand) -> bool {
         CliCommand::Wakeup(_)
         | CliCommand::Doctor(_)
         | CliCommand::Ls(_)
+        | CliCommand::Peek(_)
+        | CliCommand::Tail(_)
         | CliCommand::Create(_)
         | CliCommand::Pause(_)
         | CliCommand::Unpause(_)
@@ -75,6 +77,8 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Peek(args) => Some(&mut args.broker),
+        CliCommand::Tail(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),
         CliCommand::Unpause(args) => Some(&mut args.action.broker),

@@ -20,10 +20,14 @@ mod error;
 mod frame;
 mod host;
 mod identify;
+#[cfg(feature = "lookup")]
+pub mod json_body;
 mod limits;
 mod list;
 mod message;
 mod name;
+#[cfg(feature = "lookup")]
+mod peek;
 mod quote;
 mod read_room;
 pub mod stats;
@@ -41,7 +45,9 @@ pub use limits::Limits;
 pub use list::List;
 pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
-pub use quote::excerpt;
+#[cfg(feature = "lookup")]
+pub use peek::{InvalidPeekState, PeekLine, PeekState, PeekedClient, PeekedMessage};
+pub use quote::{escape_while, excerpt};
 pub(crate) use read_room::read_room;
 pub use write_buffer::WriteBuffer;
 

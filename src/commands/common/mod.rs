@@ -1,6 +1,7 @@
 //! Modules that several commands share.
 
 pub(crate) mod bearer_tokens;
+pub(crate) mod body_pattern;
 pub(crate) mod broker_args;
 pub(crate) mod broker_process;
 pub(crate) mod child_process;
@@ -18,6 +19,7 @@ pub(crate) mod job;
 pub(crate) mod journal;
 pub(crate) mod latency;
 pub(crate) mod log_filter;
+pub(crate) mod message_lines;
 pub(crate) mod metrics;
 pub(crate) mod notice;
 pub(crate) mod open_files;
@@ -31,6 +33,7 @@ pub(crate) mod schedule;
 pub(crate) mod security_args;
 pub(crate) mod server_tls_args;
 pub(crate) mod service;
+pub(crate) mod short_duration;
 pub(crate) mod silent_brokers;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;

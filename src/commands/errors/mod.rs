@@ -62,7 +62,6 @@ impl ErrorsAction {
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let shutdown = Shutdown::on_signals(GRACE)?;
     if args.get {
         stdout::check()?;
     }
@@ -91,6 +90,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     {
         return Ok(Exit::Failure);
     }
+    // after the question, which Ctrl-C answers
+    let shutdown = Shutdown::on_signals(GRACE)?;
     let mut letters = Letters::connect(&brokers.tcp, &stream, &args, total).await?;
     match acts {
         None => list::run(&mut letters, &args, action, &brokers, total, &shutdown).await,
