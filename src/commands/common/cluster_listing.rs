@@ -1,18 +1,32 @@
-//! A cluster at one moment as views show it: plain data, for a table as well as for JSON.
+//! A cluster at one moment as `ls`, `top` and the web page show it, and the same again at each
+//! interval.
+//!
+//! ```text
+//!  ClusterApis ── observe ──▶ two states ─▶ rates ─┐
+//!  sockets of this machine ────────────────────────┴─▶ ClusterListing ─▶ every subscriber
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tokio::sync::{Notify, watch};
 
 use super::socket_args;
 use super::stream_listing::{StreamListing, stream_rows};
-use mqueue::cluster::{ClusterState, NsqdState};
+use mqueue::client::StatsFilter;
+use mqueue::cluster::{ClusterApis, ClusterState, NsqdState};
 
-/// The streams and nsqds of a cluster.
+/// A cluster at one moment: plain data, for a table as well as for JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct ClusterListing {
     pub(crate) streams: Vec<StreamListing>,
     pub(crate) nsqds: Vec<NsqdListing>,
     /// Errors of the nsqlookupds that did not answer: nsqds that only they know are missing.
     pub(crate) lookupd_errors: Vec<String>,
+    /// The time of the answers.
+    #[serde(skip)]
+    pub(crate) at: SystemTime,
 }
 
 /// One nsqd.
@@ -33,6 +47,7 @@ impl ClusterListing {
             streams: stream_rows(&state.streams(), &rates, &sockets.groups()),
             nsqds: state.nsqds.iter().map(NsqdListing::new).collect(),
             lookupd_errors: state.lookupd_errors.iter().map(ToString::to_string).collect(),
+            at: SystemTime::now(),
         }
     }
 }
@@ -44,5 +59,47 @@ impl NsqdListing {
             version: nsqd.stats().map(|stats| stats.version.clone()),
             error: nsqd.answer.as_ref().err().map(ToString::to_string),
         }
+    }
+}
+
+/// A listing that is made again at each interval, once for all subscribers.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterWatch {
+    latest: watch::Receiver<Arc<ClusterListing>>,
+    asked: Arc<Notify>,
+}
+
+impl ClusterWatch {
+    /// Observes the cluster once, and then in a task of its own that ends with the last clone and
+    /// subscriber.
+    pub(crate) async fn start(cluster: ClusterApis, sockets: socket_args::Args, interval: Duration) -> Self {
+        let filter = StatsFilter::default();
+        let mut earlier = cluster.observe(&filter).await;
+        let (sender, latest) = watch::channel(Arc::new(ClusterListing::new(&earlier, None, &sockets)));
+        let asked = Arc::new(Notify::new());
+        let watch = Self { latest, asked: Arc::clone(&asked) };
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep_until((earlier.at + interval).into()) => {}
+                    () = asked.notified() => {}
+                }
+                let state = cluster.observe(&filter).await;
+                sender.send_replace(Arc::new(ClusterListing::new(&state, Some(&earlier), &sockets)));
+                earlier = state;
+            }
+        });
+        watch
+    }
+
+    /// Returns a receiver that has the latest listing, and is told of each new one.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<ClusterListing>> {
+        self.latest.clone()
+    }
+
+    /// Observes the cluster now: an action has changed it.
+    pub(crate) fn refresh(&self) {
+        self.asked.notify_one();
     }
 }
