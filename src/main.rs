@@ -76,6 +76,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Wakeup(args) => commands::wakeup::run(args).await,
             CliCommand::Doctor(args) => commands::doctor::run(args).await,
             CliCommand::Context(args) => commands::context::run(args),
+            CliCommand::Web(args) => commands::web::run(args).await,
             CliCommand::Ls(args) => commands::ls::run(args).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,
             CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.action).await,

@@ -76,4 +76,6 @@ mod wakeup_edge;
 mod wakeup_listen;
 mod wakeup_outage;
 mod wakeup_thousand;
+mod web;
+mod web_browser;
 mod worker;

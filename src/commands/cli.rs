@@ -11,7 +11,7 @@ use super::common::context::ContextName;
 use super::common::values;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, wakeup, worker,
+    simulate, stage, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -53,6 +53,7 @@ pub(crate) enum CliCommand {
     Worker(worker::args::Args),
     Node(node::args::Args),
     Wakeup(wakeup::args::Args),
+    Web(web::args::Args),
     Ls(ls::args::Args),
     Create(admin::args::CreateArgs),
     Pause(admin::args::PauseArgs),
@@ -73,7 +74,7 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
+    ("Operate", &["web", "ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

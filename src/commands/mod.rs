@@ -25,4 +25,5 @@ pub(crate) mod send;
 pub(crate) mod simulate;
 pub(crate) mod stage;
 pub(crate) mod wakeup;
+pub(crate) mod web;
 pub(crate) mod worker;

@@ -48,6 +48,7 @@ fn asks_itself(command: &CliCommand) -> bool {
         CliCommand::Simulate(args) => !matches!(args.via, Via::Broker),
         CliCommand::Wakeup(_)
         | CliCommand::Doctor(_)
+        | CliCommand::Web(_)
         | CliCommand::Ls(_)
         | CliCommand::Create(_)
         | CliCommand::Pause(_)
@@ -73,6 +74,7 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Errors(args) => Some(&mut args.broker),
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
+        CliCommand::Web(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),

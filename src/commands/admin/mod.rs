@@ -3,15 +3,14 @@
 
 pub(crate) mod args;
 
-use serde::Serialize;
-
 use self::args::ActionArgs;
 use super::common::confirm::is_confirmed;
 use super::common::exit::{Exit, Failure};
+use super::common::queue_actions::{NsqdResult, words};
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use mqueue::client::StatsFilter;
-use mqueue::cluster::{ClusterState, QueueAction, QueueOutcome, QueueTarget};
+use mqueue::cluster::{ClusterState, QueueAction, QueueTarget};
 use mqueue::plural::count;
 
 /// Runs an action to its end.
@@ -71,32 +70,6 @@ fn question(action: QueueAction, state: &ClusterState, targets: &[&QueueTarget])
         format!("{target} with {} on {}", count(messages, "message"), count(places.len() as u64, "nsqd"))
     });
     format!("{} {}", words(action).0, described.collect::<Vec<_>>().join(", "))
-}
-
-/// The verb, and its past participle.
-fn words(action: QueueAction) -> (&'static str, &'static str) {
-    match action {
-        QueueAction::Create => ("create", "created"),
-        QueueAction::Pause => ("pause", "paused"),
-        QueueAction::Unpause => ("unpause", "unpaused"),
-        QueueAction::Empty => ("empty", "emptied"),
-        QueueAction::Delete => ("delete", "deleted"),
-    }
-}
-
-/// The result on one nsqd, for JSON.
-#[derive(Debug, Serialize)]
-struct NsqdResult {
-    nsqd: String,
-    messages: u64,
-    error: Option<String>,
-}
-
-impl From<QueueOutcome> for NsqdResult {
-    fn from(outcome: QueueOutcome) -> Self {
-        let error = outcome.result.err().map(|error| error.to_string());
-        Self { nsqd: outcome.nsqd, messages: outcome.messages, error }
-    }
 }
 
 fn planned(state: &ClusterState, action: QueueAction, target: &QueueTarget) -> Vec<NsqdResult> {
