@@ -24,6 +24,7 @@ pub(crate) mod open_files;
 pub(crate) mod plot;
 pub(crate) mod plot_file;
 pub(crate) mod precise_timer;
+pub(crate) mod queue_question;
 pub(crate) mod record_splitter;
 pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
