@@ -148,10 +148,8 @@ fn a_wrong_token_is_slowed_refused_and_logged_once() {
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..14)
             .map(|n| {
-                (scope.spawn({
-                    let (web, request) = (&web, &request);
-                    move || web.post("/api/action", &format!("wrong{n}"), request).status
-                }))
+                let (web, request) = (&web, &request);
+                scope.spawn(move || web.post("/api/action", &format!("wrong{n}"), request).status)
             })
             .collect();
         asking.into_iter().map(|asking| asking.join().unwrap()).collect()

@@ -6,7 +6,8 @@ pub(crate) mod args;
 use self::args::ActionArgs;
 use super::common::confirm::is_confirmed;
 use super::common::exit::{Exit, Failure};
-use super::common::queue_actions::{NsqdResult, words};
+use super::common::nsqd_result::NsqdResult;
+use super::common::queue_question::{question, words};
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use mqueue::client::StatsFilter;
@@ -60,16 +61,6 @@ fn loses_something(action: QueueAction, state: &ClusterState, targets: &[&QueueT
         QueueAction::Empty => targets.iter().any(holds),
         QueueAction::Create | QueueAction::Pause | QueueAction::Unpause => false,
     }
-}
-
-/// Describes the action and what it would lose.
-fn question(action: QueueAction, state: &ClusterState, targets: &[&QueueTarget]) -> String {
-    let described = targets.iter().map(|target| {
-        let places = state.places(action, target);
-        let messages = places.iter().map(|(_, messages)| messages).sum::<u64>();
-        format!("{target} with {} on {}", count(messages, "message"), count(places.len() as u64, "nsqd"))
-    });
-    format!("{} {}", words(action).0, described.collect::<Vec<_>>().join(", "))
 }
 
 fn planned(state: &ClusterState, action: QueueAction, target: &QueueTarget) -> Vec<NsqdResult> {

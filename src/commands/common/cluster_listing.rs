@@ -44,7 +44,7 @@ impl ClusterListing {
     pub(crate) fn new(state: &ClusterState, earlier: Option<&ClusterState>, sockets: &socket_args::Args) -> Self {
         let rates = earlier.map(|earlier| state.rates(earlier)).unwrap_or_default();
         Self {
-            streams: stream_rows(&state.streams(), &rates, &sockets.groups()),
+            streams: stream_rows(state.streams(), &rates, &sockets.groups()),
             nsqds: state.nsqds.iter().map(NsqdListing::new).collect(),
             lookupd_errors: state.lookupd_errors.iter().map(ToString::to_string).collect(),
             at: SystemTime::now(),

@@ -329,7 +329,7 @@ mod tests {
         let second = known.update(1, listing(&[("b", 2), ("c", 1)]));
         let (name, changes) = parse(&second.event_after(Some(0)));
         let names: Vec<&Value> = changes["streams"].as_array().unwrap().iter().map(|row| &row["stream"]).collect();
-        assert_eq!((name.as_str(), names, &changes["gone"]), ("changes", vec!["b", "c"], &serde_json::json!(["a"])));
+        assert_eq!((name.as_str(), names, &changes["gone"]), ("changes", vec![&"b".into(), &"c".into()], &serde_json::json!(["a"])));
         assert_eq!(changes["nsqds"], Value::Null, "they are the same");
         let third = known.update(2, listing(&[("b", 2), ("c", 1)]));
         assert_eq!(parse(&third.event_after(Some(1))).1["streams"], serde_json::json!([]));
