@@ -8,6 +8,7 @@ pub(crate) mod client_args;
 pub(crate) mod cluster_listing;
 pub(crate) mod confirm;
 pub(crate) mod context;
+pub(crate) mod dead_letters;
 pub(crate) mod embedded_broker;
 pub(crate) mod exit;
 pub(crate) mod failure_args;

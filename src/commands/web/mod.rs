@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     tracing::info!("listening on {}", server.url()?);
     let notifier = Notifier;
     notifier.ready();
-    server.run(shutdown).await?;
+    server.run(shutdown).await;
     notifier.stopping();
     Ok(Exit::Success)
 }

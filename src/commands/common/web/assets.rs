@@ -29,10 +29,7 @@ struct PageAssets {
 pub(super) fn page(headers: &HeaderMap) -> Response {
     static PAGE: OnceLock<PageAssets> = OnceLock::new();
     let page = PAGE.get_or_init(PageAssets::new);
-    let accepts = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let is_gzip = |coding: &str| coding.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("gzip"));
-    let takes_gzip =
-        accepts.flat_map(|value| value.split(',')).any(|coding| is_gzip(coding) && !coding.contains("q=0"));
+    let takes_gzip = takes_gzip(headers);
     let body = if takes_gzip { page.compressed.clone() } else { page.plain.clone() };
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -43,6 +40,17 @@ pub(super) fn page(headers: &HeaderMap) -> Response {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
+}
+
+/// Returns true if a browser takes gzip.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let takes = |coding: &str| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let weight: f32 = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok()).unwrap_or(0.0);
+        name.trim().eq_ignore_ascii_case("gzip") && weight > 0.0
+    };
+    values.flat_map(|value| value.split(',')).any(takes)
 }
 
 /// Adds the headers of every response: nothing is kept, guessed, or shown inside other pages.
@@ -138,9 +146,13 @@ mod tests {
 
     #[test]
     fn the_page_is_compressed_for_a_browser_that_takes_it() {
-        for (accepts, encoded) in
-            [(Some("gzip, br"), true), (Some("br, GZIP;q=0.5"), true), (Some("br"), false), (None, false)]
-        {
+        for (accepts, encoded) in [
+            (Some("gzip, br"), true),
+            (Some("br, GZIP;q=0.5"), true),
+            (Some("br"), false),
+            (Some("gzip;q=0"), false),
+            (None, false),
+        ] {
             let mut headers = HeaderMap::new();
             accepts.map(|value| headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value)));
             let response = protect(page(&headers));

@@ -117,7 +117,7 @@ impl PageUpdate {
             at: unix_millis(&self.listing),
             nsqds: Some(&self.listing.nsqds),
             lookupd_errors: Some(&self.listing.lookupd_errors),
-            streams: self.listing.streams.iter().map(StreamRow::new).collect(),
+            streams: self.listing.streams.iter().map(ShownStream::new).collect(),
             gone: Vec::new(),
         };
         event("all", &document)
@@ -130,7 +130,7 @@ impl KnownRows {
         let mut changed = Vec::new();
         let mut before = std::mem::take(&mut self.streams);
         for stream in &listing.streams {
-            let row = StreamRow::new(stream);
+            let row = ShownStream::new(stream);
             let text = json(&row);
             if before.remove(&stream.stream).as_ref() != Some(&text) {
                 changed.push(row);
@@ -179,14 +179,14 @@ struct UpdateDocument<'a> {
     nsqds: Option<&'a Vec<NsqdListing>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lookupd_errors: Option<&'a Vec<String>>,
-    streams: Vec<StreamRow<'a>>,
+    streams: Vec<ShownStream<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gone: Vec<&'a str>,
 }
 
 /// A stream with its groups. A field that is not there is 0, false or empty.
 #[derive(Serialize)]
-struct StreamRow<'a> {
+struct ShownStream<'a> {
     stream: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
     depth: u64,
@@ -201,12 +201,12 @@ struct StreamRow<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     hidden: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    groups: Vec<GroupRow<'a>>,
+    groups: Vec<ShownGroup<'a>>,
 }
 
 /// A group.
 #[derive(Serialize)]
-struct GroupRow<'a> {
+struct ShownGroup<'a> {
     group: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
     depth: u64,
@@ -229,7 +229,7 @@ struct GroupRow<'a> {
     timed_out: u64,
 }
 
-impl<'a> StreamRow<'a> {
+impl<'a> ShownStream<'a> {
     fn new(row: &'a StreamListing) -> Self {
         Self {
             stream: row.stream.as_str(),
@@ -239,12 +239,12 @@ impl<'a> StreamRow<'a> {
             nsqds: row.state.nsqds,
             paused_on: row.state.paused_on,
             hidden: !row.is_shown,
-            groups: row.groups.iter().map(GroupRow::new).collect(),
+            groups: row.groups.iter().map(ShownGroup::new).collect(),
         }
     }
 }
 
-impl<'a> GroupRow<'a> {
+impl<'a> ShownGroup<'a> {
     fn new(row: &'a GroupListing) -> Self {
         let state = &row.state;
         Self {
@@ -329,7 +329,10 @@ mod tests {
         let second = known.update(1, listing(&[("b", 2), ("c", 1)]));
         let (name, changes) = parse(&second.event_after(Some(0)));
         let names: Vec<&Value> = changes["streams"].as_array().unwrap().iter().map(|row| &row["stream"]).collect();
-        assert_eq!((name.as_str(), names, &changes["gone"]), ("changes", vec![&"b".into(), &"c".into()], &serde_json::json!(["a"])));
+        assert_eq!(
+            (name.as_str(), names, &changes["gone"]),
+            ("changes", vec![&"b".into(), &"c".into()], &serde_json::json!(["a"]))
+        );
         assert_eq!(changes["nsqds"], Value::Null, "they are the same");
         let third = known.update(2, listing(&[("b", 2), ("c", 1)]));
         assert_eq!(parse(&third.event_after(Some(1))).1["streams"], serde_json::json!([]));

@@ -150,11 +150,6 @@ impl History {
         };
         self.series.iter().map(|(key, series)| (name(key), values(series))).collect()
     }
-
-    /// Returns the number of series.
-    pub(super) fn count(&self) -> usize {
-        self.series.len()
-    }
 }
 
 /// The history of one number.
@@ -374,7 +369,7 @@ mod tests {
         }
         let chart = history.chart(&foo, ChartSpan::TenMinutes, 999);
         assert_eq!((chart.step, chart.depth.len(), chart.rate.len()), (1, 600, 600));
-        assert_eq!((chart.depth[0], chart.depth[599], chart.rate[599]), (Some(400.0), Some(999.0), Some(499.5)));
+        assert_eq!((chart.depth[0], chart.depth[599], chart.rate[599]), (Some(400.0), Some(999.0), Some(499.2)));
         assert_eq!((chart.depth[7], chart.depth[8]), (Some(406.0), Some(408.0)), "the value before stands for 407");
         let later = history.chart(&foo, ChartSpan::TenMinutes, 1009);
         assert_eq!(later.depth[589..591], [Some(999.0), None], "nothing is known since");
@@ -426,11 +421,11 @@ mod tests {
     fn the_number_of_series_is_limited_and_idle_ones_have_none() {
         let mut history = history(2);
         history.add(key("idle", None), 0, 0, Some(0.0));
-        assert_eq!(history.count(), 0);
+        assert_eq!(history.series.len(), 0);
         for stream in ["a", "b", "c"] {
             history.add(key(stream, None), 1, 1, None);
         }
-        assert_eq!(history.count(), 2);
+        assert_eq!(history.series.len(), 2);
         assert_eq!(history.chart(&key("c", None), ChartSpan::Day, 1), ChartValues { step: 10, ..Default::default() });
         // a was deleted, b lives
         for second in 2..700 {

@@ -24,7 +24,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +84,8 @@ pub(crate) struct WebServer {
     listener: TcpListener,
     settings: WebSettings,
     access: PageAccess,
+    /// SIGHUP, if there are files to read again.
+    hangup: Option<Signal>,
 }
 
 impl WebServer {
@@ -97,7 +99,11 @@ impl WebServer {
         let address = listener.local_addr().map_err(cannot)?;
         let access = PageAccess::new(&settings.access, address, settings.tls.is_some())?;
         settings.guard = settings.guard.with_host(listen.host());
-        Ok(Self { listener, settings, access })
+        // without such files SIGHUP ends the process, as it does by default
+        let has_files = access.has_tokens() || settings.tls.is_some();
+        let hangup = has_files.then(|| signal(SignalKind::hangup())).transpose();
+        let hangup = hangup.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen for SIGHUP: {e}")))?;
+        Ok(Self { listener, settings, access, hangup })
     }
 
     /// Returns the URL of the page.
@@ -110,15 +116,12 @@ impl WebServer {
     }
 
     /// Serves the page until the program ends.
-    ///
-    /// # Errors
-    /// Fails if signals cannot be listened for.
-    pub(crate) async fn run(self, shutdown: Shutdown) -> std::io::Result<()> {
+    pub(crate) async fn run(self, shutdown: Shutdown) {
         let WebSettings { cluster, sockets, interval, guard, tls, .. } = self.settings;
         let watch = ClusterWatch::start(cluster.clone(), sockets, interval);
         let watch = tokio::select! {
             watch = watch => watch,
-            () = shutdown.draining.cancelled() => return Ok(()),
+            () = shutdown.draining.cancelled() => return,
         };
         let page = Arc::new(WebPage {
             cluster,
@@ -129,7 +132,9 @@ impl WebServer {
             viewers: Arc::new(Semaphore::new(MAX_VIEWERS)),
             shutdown: shutdown.clone(),
         });
-        reload_on_hangup(&page, tls.clone())?;
+        if let Some(hangup) = self.hangup {
+            tokio::spawn(reload_on_hangup(hangup, page.clone(), tls.clone()));
+        }
         let forbidden = |line: String| RequestError::new(StatusCode::FORBIDDEN, line).into_response();
         let server = HttpServer {
             listener: self.listener,
@@ -147,24 +152,15 @@ impl WebServer {
         if timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
             tracing::debug!("closing connections that are still open");
         }
-        Ok(())
     }
 }
 
-/// Reads the files of tokens and of the certificate again on each SIGHUP. Without such files SIGHUP
-/// ends the process, as it does by default.
-fn reload_on_hangup(page: &Arc<WebPage>, tls: Option<Arc<TlsServer>>) -> std::io::Result<()> {
-    if !page.access.has_tokens() && tls.is_none() {
-        return Ok(());
-    }
-    let (page, mut hangup) = (page.clone(), signal(SignalKind::hangup())?);
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            if let Some(tls) = &tls {
-                reload(tls);
-            }
-            page.access.reload();
+/// Reads the files of tokens and of the certificate again on each SIGHUP.
+async fn reload_on_hangup(mut hangup: Signal, page: Arc<WebPage>, tls: Option<Arc<TlsServer>>) {
+    while hangup.recv().await.is_some() {
+        if let Some(tls) = &tls {
+            reload(tls);
         }
-    });
-    Ok(())
+        page.access.reload();
+    }
 }

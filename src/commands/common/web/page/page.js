@@ -543,7 +543,7 @@
       }, data, this.place);
     }
 
-    end() {
+    close() {
       this.plot?.destroy();
     }
   }
@@ -616,9 +616,9 @@
       this.draw();
     }
 
-    end() {
-      this.rates.end();
-      this.depths.end();
+    close() {
+      this.rates.close();
+      this.depths.close();
     }
   }
 
@@ -669,7 +669,7 @@
       charts.update();
     };
     charts.load();
-    return { name: "streams", title: target, table, update, redraw: () => charts.draw(), end: () => charts.end(), back: isGroup ? linkTo(stream) : "#/" };
+    return { name: "streams", title: target, table, update, redraw: () => charts.draw(), close: () => charts.close(), back: isGroup ? linkTo(stream) : "#/" };
   }
 
   function show() {
@@ -680,7 +680,7 @@
     } catch {
       target = "";
     }
-    view?.end?.();
+    view?.close?.();
     const views = { s: () => detailView(target) };
     view = (target && views[name] ? views[name] : streamsView)();
     document.querySelectorAll("nav a").forEach((link) => {
@@ -719,7 +719,9 @@
   });
 
   async function changeToken() {
-    if (await askToken("")) retryNow();
+    if (!(await askToken(""))) return;
+    connection?.abort();
+    retryNow();
   }
 
   addEventListener("hashchange", () => { show(); main.focus({ preventScroll: true }); });
