@@ -78,4 +78,6 @@ mod wakeup_outage;
 mod wakeup_thousand;
 mod web;
 mod web_browser;
+mod web_cost;
+mod web_letters;
 mod worker;

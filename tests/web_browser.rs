@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::support::{Chromium, Nsqd, Web, mqueue, needs, wait_until};
+use crate::support::chromium::pictures;
+use crate::support::{Chromium, Client, Nsqd, Web, mqueue, needs, wait_until};
+use crate::web_letters::{add_letter, with_token};
 
 const WIDE: (u32, u32) = (1280, 800);
 const NARROW: (u32, u32) = (390, 800);
@@ -16,13 +18,6 @@ fn with_orders(messages: usize) -> Nsqd {
     }
     wait_until("the group to have them", || nsqd.channel("orders", "billing").depth == messages as i64);
     nsqd
-}
-
-fn with_tokens(nsqd: &Nsqd) -> (Web, tempfile::NamedTempFile) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "sesame act name=alice\n").unwrap();
-    let flags = format!("--poll-interval 200ms --allow-actions --bearer-token-file {}", file.path().display());
-    (Web::start(nsqd, &flags), file)
 }
 
 const BILLING: &str = "tr[data-target='orders/billing']";
@@ -61,7 +56,7 @@ fn a_token_is_asked_for_and_a_group_is_paused_and_emptied() {
     needs!("nsqd");
     let Some(mut chromium) = Chromium::start() else { return };
     let nsqd = with_orders(12);
-    let (web, _file) = with_tokens(&nsqd);
+    let (web, _file) = with_token(&nsqd, "");
     chromium.open(&format!("{}#/s/orders/billing", web.url()), WIDE, false);
     chromium.wait_for("main", "12 waiting");
     chromium.click("#pause");
@@ -97,7 +92,7 @@ fn the_page_works_by_keyboard_and_on_a_narrow_screen() {
     let nsqd = with_orders(1);
     let long = "x".repeat(64);
     nsqd.create(&long, &long);
-    let (web, _file) = with_tokens(&nsqd);
+    let (web, _file) = with_token(&nsqd, "");
     chromium.open(&web.url(), NARROW, true);
     chromium.wait_for("tbody", "billing");
     let overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
@@ -143,4 +138,132 @@ fn a_lost_connection_is_told_and_comes_back() {
     chromium.wait_for(&format!("{BILLING} td:nth-child(3)"), "6");
     wait_until("the banner to go", || chromium.count("#banner:visible") == 0);
     drop(again);
+}
+
+/// Markup, a script, control and direction characters.
+const HOSTILE: &str =
+    "<img src=x onerror=\"window.pwned=1;alert(1)\"><script>window.pwned=1</script>\u{1b}[31m\u{202e}";
+
+#[test]
+fn hostile_words_are_shown_and_not_run() {
+    needs!("nsqd");
+    let Some(mut chromium) = Chromium::start() else { return };
+    let nsqd = with_orders(1);
+    let wishes = json!({"client_id": "w", "hostname": HOSTILE, "user_agent": HOSTILE}).to_string();
+    let _client = Client::subscribed(&nsqd, "orders", "billing", &wishes);
+    add_letter(&nsqd, HOSTILE, HOSTILE.as_bytes());
+    add_letter(&nsqd, "binary", b"\x00\xff<img src=x onerror=alert(2)>");
+    let (web, _file) = with_token(&nsqd, "");
+    chromium.open(&format!("{}#/s/orders/billing", web.url()), WIDE, true);
+    chromium.wait_for("#clients", "<img src=x onerror=");
+    chromium.eval("sessionStorage.setItem('mqueue-token', 'sesame'); location.hash = '#/letters/orders'");
+    chromium.wait_for("#letters", "<script>window.pwned=1</script>\\u{1b}[31m\\u{202e}");
+    chromium.wait_for("#letters", "00 ff 3c 69 6d 67");
+    assert_eq!(chromium.eval("document.querySelectorAll('main img, main script, main b').length"), json!(0));
+    assert_eq!(chromium.eval("window.pwned ?? null"), json!(null));
+    for hash in ["#/s/<img src=x onerror=alert(3)>", "#/letters/%3Cscript%3E", "#/s/%", "#/nonsense"] {
+        chromium.eval(&format!("location.hash = {hash:?}"));
+        wait_until("a view", || chromium.eval("document.querySelector('main').children.length > 0").as_bool().unwrap());
+        assert_eq!(chromium.eval("document.querySelectorAll('main img, main script').length"), json!(0), "{hash}");
+    }
+    // the policy forbids what a fault in the page could do
+    let refused = "(() => { try { document.querySelector('main').innerHTML = '<b>x</b>'; return 'done'; } catch { return 'refused'; } })()";
+    assert_eq!(chromium.eval(refused), json!("refused"));
+    chromium.assert_no_dialogs();
+}
+
+#[test]
+fn dead_letters_are_searched_retried_and_dropped() {
+    needs!("nsqd");
+    let Some(mut chromium) = Chromium::start() else { return };
+    let nsqd = with_orders(0);
+    for number in 0..4 {
+        add_letter(&nsqd, "exit status 1", format!("order {number}").as_bytes());
+    }
+    let (web, _file) = with_token(&nsqd, "");
+    chromium.open(&format!("{}#/letters", web.url()), WIDE, false);
+    chromium.click("main a");
+    chromium.fill("#search", "order 2");
+    chromium.press("Enter");
+    chromium.fill("#token-input", "sesame");
+    chromium.press("Enter");
+    chromium.wait_for("main", "1 letter with \"order 2\", of 4.");
+    assert_eq!(chromium.count(".letter"), 1);
+    wait_until("all to be back", || nsqd.channel("orders.dead", "errors").depth == 4);
+    chromium.click("#redrive");
+    chromium.wait_for("#dialog", "published again, each to the group that gave it up");
+    chromium.click("#confirm");
+    chromium.wait_for("#said", "1 published again");
+    assert_eq!(nsqd.channel("orders", "billing").depth, 1);
+    wait_until("the others to be back", || nsqd.channel("orders.dead", "errors").depth == 3);
+    wait_until("the list", || chromium.count("#drop:enabled") == 1);
+    chromium.fill("#search", "");
+    chromium.click("#drop");
+    chromium.wait_for("#dialog", "All dead letters of orders");
+    chromium.click("#confirm");
+    chromium.wait_for("main", "0 letters, of 0.");
+    nsqd.wait_for_empty("orders.dead", "errors");
+    chromium.assert_calm(&web.url());
+}
+
+#[test]
+fn doctors_commands_can_be_copied() {
+    needs!("nsqd");
+    let Some(mut chromium) = Chromium::start() else { return };
+    let nsqd = with_orders(1);
+    nsqd.post("/channel/pause?topic=orders&channel=billing");
+    let web = Web::start(&nsqd, "");
+    chromium.open(&web.url(), NARROW, true);
+    chromium.wait_for("tbody", "billing");
+    chromium.press("d");
+    chromium.wait_for("#findings", "unpause");
+    chromium.click(".finding:has-text('unpause') button");
+    chromium.wait_for("#said", "Copied.");
+    let copied = chromium.eval("navigator.clipboard.readText()");
+    assert!(copied.as_str().unwrap().contains("unpause"), "{copied}");
+    let overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
+    assert_eq!(chromium.eval(overflow), json!(false), "nothing sticks out");
+    chromium.press("w");
+    chromium.wait_for("#wakeup", "--wakeup-http-address");
+    chromium.assert_calm(&web.url());
+}
+
+/// Takes the pictures of the README, if they are wanted.
+#[test]
+fn pictures_are_taken() {
+    needs!("nsqd");
+    let Some(folder) = pictures() else { return };
+    let Some(mut chromium) = Chromium::start() else { return };
+    let nsqd = Nsqd::embedded(&[]);
+    let streams =
+        [("orders", &["billing", "mail", "audit"][..]), ("clicks", &["statistics"]), ("invoices", &["pdf", "archive"])];
+    for (stream, groups) in streams {
+        groups.iter().for_each(|group| nsqd.create(stream, group));
+    }
+    (0..3).for_each(|number| add_letter(&nsqd, "exit status 1", format!("order {number}").as_bytes()));
+    nsqd.post("/channel/pause?topic=invoices&channel=archive");
+    let consume = |stream: &str, group: &str, rate: &str| {
+        mqueue(&format!("consumer --stream {stream} --group {group} --nsqd-tcp-address {} {rate}", nsqd.tcp())).start()
+    };
+    let mut running = vec![
+        consume("orders", "billing", ""),
+        consume("orders", "mail", "--handler sleep:20ms"),
+        consume("clicks", "statistics", ""),
+    ];
+    for (stream, rate) in [("orders", 120), ("clicks", 900), ("invoices", 4)] {
+        let lines =
+            format!("producer --stream {stream} --mode generator --rate {rate} --nsqd-tcp-address {}", nsqd.tcp());
+        running.push(mqueue(&lines).start());
+    }
+    let web = Web::start(&nsqd, "");
+    let start = std::time::Instant::now();
+    wait_until("a minute to pass", || start.elapsed() > std::time::Duration::from_secs(55));
+    for (dark, name) in [(true, "web-dark.png"), (false, "web-light.png")] {
+        let url = if dark { web.url() } else { format!("{}#/s/orders/mail", web.url()) };
+        chromium.open(&url, (1100, 560), dark);
+        chromium.wait_for("#summary", "1 of 1 nsqd");
+        let start = std::time::Instant::now();
+        wait_until("the charts", || start.elapsed() > std::time::Duration::from_secs(3));
+        chromium.shot(&folder.join(name));
+    }
 }

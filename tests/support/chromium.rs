@@ -123,6 +123,13 @@ impl Chromium {
         }
     }
 
+    /// Fails if a script asked something.
+    #[track_caller]
+    pub fn assert_no_dialogs(&mut self) {
+        let seen = self.run_command(&json!({"do": "seen"}));
+        assert_eq!(seen["dialogs"], json!([]), "{seen}");
+    }
+
     /// Fails if a script failed, was refused or asked something, or a request went elsewhere.
     #[track_caller]
     pub fn assert_calm(&mut self, origin: &str) {

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+/// The folder of the systemd units.
+const SOCKET_DIR: &str = "/run/mqueue";
+
 /// The sockets of sleeping consumers.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
@@ -14,12 +17,19 @@ pub(crate) struct Args {
     ///
     /// A client of nsqd can give a group any name, and so have any socket of the folder poked:
     /// never name a folder with sockets of other programs, such as /run or /tmp.
-    #[arg(long, env = "MQUEUE_SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = ["/run/mqueue"])]
+    #[arg(long, env = "MQUEUE_SOCKET_DIR", value_name = "PATH", value_delimiter = ',', default_values = [SOCKET_DIR])]
     pub socket_dir: Vec<PathBuf>,
 
     /// Path of one more socket, for the group of its name; repeatable [default: none]
     #[arg(long, env = "MQUEUE_SOCKET", value_name = "PATH", value_delimiter = ',')]
     pub socket: Vec<PathBuf>,
+}
+
+impl Default for Args {
+    /// The folder of the systemd units.
+    fn default() -> Self {
+        Self { socket_dir: vec![PathBuf::from(SOCKET_DIR)], socket: Vec::new() }
+    }
 }
 
 impl Args {

@@ -25,6 +25,10 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_POLL_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub poll_interval: Duration,
 
+    /// Address of the HTTP of `mqueue wakeup --listen`, to show what it did [default: none]
+    #[arg(long, env = "MQUEUE_WAKEUP_HTTP_ADDRESS", value_name = "HOST:PORT")]
+    pub wakeup_http_address: Option<HostPort>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub access: AccessArgs,

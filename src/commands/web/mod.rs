@@ -22,6 +22,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let tls = args.server.load(ClientAuth::None, None, TlsVersion::default());
     let settings = WebSettings {
         cluster: args.broker.cluster()?,
+        brokers: args.broker,
+        wakeup: args.wakeup_http_address,
         sockets: args.sockets,
         interval: args.poll_interval,
         access: args.access,

@@ -46,7 +46,9 @@ impl PageAccess {
             return Err(Failure::new(Exit::Usage, line));
         }
         if !is_local && !has_tls {
-            tracing::warn!("the page and its tokens pass the network unencrypted: name a certificate (--tls-cert)");
+            tracing::warn!(
+                "the page and its tokens pass the network unencrypted: serve it with `mqueue web --tls-cert`"
+            );
         }
         let guards_views = !is_local && tokens.is_some() && !args.insecure;
         Ok(Self { tokens, allows_actions: args.allow_actions, guards_views, wrong: Mutex::default() })

@@ -4,16 +4,22 @@
 //! ```text
 //!  ClusterWatch ─▶ feed (history) ─▶ GET /api/events, /api/history      everybody who may look
 //!  routes ─┬─ assets ─▶ GET /                                           one document
-//!          └─ access ─▶ actions ─▶ ClusterApis                          with a token
+//!          ├─ clients, insight (doctor, wakeup)                         everybody who may look
+//!          └─ access ─▶ actions, letters                                with a token
 //! ```
 
 mod access;
 mod actions;
 pub(crate) mod args;
 mod assets;
+mod clients;
 mod feed;
 mod history;
+mod insight;
+mod letters;
 mod routes;
+mod shared_answer;
+mod shown_body;
 mod wrong_tokens;
 
 use std::net::SocketAddr;
@@ -25,7 +31,7 @@ use axum::response::IntoResponse;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +39,8 @@ use tokio_util::task::TaskTracker;
 use self::access::PageAccess;
 use self::args::AccessArgs;
 use self::feed::PageFeed;
+use self::shared_answer::SharedAnswers;
+use super::broker_args;
 use super::cluster_listing::ClusterWatch;
 use super::exit::{Exit, Failure};
 use super::http_server::{self, HttpServer};
@@ -51,6 +59,12 @@ const MAX_VIEWERS: usize = 100;
 const MAX_REQUESTS: usize = MAX_VIEWERS + 64;
 /// The time that sent bytes may stay unacknowledged.
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time for which viewers share a list of clients.
+const CLIENTS_KEPT: Duration = Duration::from_secs(2);
+/// The time for which viewers share doctor's findings.
+const FINDINGS_KEPT: Duration = Duration::from_secs(20);
+/// The time for which viewers share the state of wakeup.
+const WAKEUP_KEPT: Duration = Duration::from_secs(1);
 /// The time for connections to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -58,6 +72,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct WebSettings {
     pub(crate) cluster: ClusterApis,
+    pub(crate) brokers: broker_args::Args,
+    /// The address of wakeup's HTTP, if it is known.
+    pub(crate) wakeup: Option<HostPort>,
     pub(crate) sockets: socket_args::Args,
     /// The time between two listings.
     pub(crate) interval: Duration,
@@ -70,11 +87,19 @@ pub(crate) struct WebSettings {
 #[derive(Debug)]
 struct WebPage {
     cluster: ClusterApis,
+    brokers: broker_args::Args,
+    sockets: socket_args::Args,
+    wakeup: Option<HostPort>,
     watch: ClusterWatch,
     feed: PageFeed,
     interval: Duration,
     access: PageAccess,
     viewers: Arc<Semaphore>,
+    /// One request at a time works on dead letters.
+    letters_turn: Mutex<()>,
+    clients: SharedAnswers,
+    findings: SharedAnswers,
+    wakeup_state: SharedAnswers,
     shutdown: Shutdown,
 }
 
@@ -117,19 +142,26 @@ impl WebServer {
 
     /// Serves the page until the program ends.
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let WebSettings { cluster, sockets, interval, guard, tls, .. } = self.settings;
-        let watch = ClusterWatch::start(cluster.clone(), sockets, interval);
+        let WebSettings { cluster, brokers, wakeup, sockets, interval, guard, tls, .. } = self.settings;
+        let watch = ClusterWatch::start(cluster.clone(), sockets.clone(), interval);
         let watch = tokio::select! {
             watch = watch => watch,
             () = shutdown.draining.cancelled() => return,
         };
         let page = Arc::new(WebPage {
             cluster,
+            brokers,
+            sockets,
+            wakeup,
             feed: PageFeed::follow(&watch, interval),
             watch,
             interval,
             access: self.access,
             viewers: Arc::new(Semaphore::new(MAX_VIEWERS)),
+            letters_turn: Mutex::default(),
+            clients: SharedAnswers::new(CLIENTS_KEPT),
+            findings: SharedAnswers::new(FINDINGS_KEPT),
+            wakeup_state: SharedAnswers::new(WAKEUP_KEPT),
             shutdown: shutdown.clone(),
         });
         if let Some(hangup) = self.hangup {

@@ -11,13 +11,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::clients::ShownClients;
 use super::feed::{PageUpdate, event};
 use super::history::{ChartSpan, MAX_SERIES};
-use super::{MAX_VIEWERS, WebPage, actions, assets};
+use super::{MAX_VIEWERS, WebPage, actions, assets, insight, letters};
 use crate::commands::common::http_server::RequestConnection;
 use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::query_params::QueryParams;
@@ -30,12 +32,16 @@ pub(super) fn router(page: Arc<WebPage>) -> Router {
         .route("/api/events", get(events))
         .route("/api/history", get(history))
         .route("/api/sparks", get(sparks))
+        .route("/api/clients", get(clients))
+        .route("/api/doctor", get(doctor))
+        .route("/api/wakeup", get(wakeup))
         .route_layer(from_fn_with_state(page.clone(), look));
     Router::new()
         .merge(views)
         .route("/", get(|headers: HeaderMap| async move { assets::page(&headers) }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/api/action", post(actions::act))
+        .route("/api/letters/{verb}", post(letters::letters))
         .method_not_allowed_fallback(|| async {
             RequestError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
@@ -76,6 +82,7 @@ async fn events(State(page): State<Arc<WebPage>>) -> RequestResult {
         "interval": page.interval.as_millis() as u64,
         "actions": page.access.allows_actions(),
         "max_series": MAX_SERIES,
+        "wakeup": page.wakeup.is_some(),
     });
     let viewer = Viewer {
         updates: page.feed.subscribe(),
@@ -119,4 +126,35 @@ async fn history(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
 /// Answers with the depths of the last minute of all streams and groups.
 async fn sparks(State(page): State<Arc<WebPage>>) -> RequestResult {
     Ok(json(&page.feed.recent_depths(SPARK_SECONDS)))
+}
+
+/// Answers with the clients of a stream or group.
+async fn clients(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
+    let params = QueryParams::parse(&uri, &["target"])?;
+    let target = actions::target(params.get("target").unwrap_or_default())?;
+    let make = async { as_bytes(&ShownClients::ask(&page.cluster, &target).await) };
+    Ok(shared(page.clients.get(&target.to_string(), make).await))
+}
+
+/// Answers with doctor's findings.
+async fn doctor(State(page): State<Arc<WebPage>>) -> RequestResult {
+    let make = async { as_bytes(&insight::doctor(&page.brokers, &page.sockets).await) };
+    Ok(shared(page.findings.get("doctor", make).await))
+}
+
+/// Answers with the state of wakeup.
+async fn wakeup(State(page): State<Arc<WebPage>>) -> RequestResult {
+    let Some(address) = &page.wakeup else {
+        let line = "the address of wakeup is not known: name its --listen address with --wakeup-http-address";
+        return Err(RequestError::new(StatusCode::NOT_FOUND, line));
+    };
+    Ok(shared(page.wakeup_state.get("wakeup", async { as_bytes(&insight::wakeup(address).await) }).await))
+}
+
+fn as_bytes(document: &impl Serialize) -> Bytes {
+    serde_json::to_vec(document).expect("its keys are text").into()
+}
+
+fn shared(document: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }

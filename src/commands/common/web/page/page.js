@@ -537,8 +537,8 @@
       const series = this.lines.map(([label, name]) => ({ label, stroke: color(name), width: 1.5, value: shown, points: { show: false } }));
       this.plot = new uPlot({
         width, height: 180, ms: 1, cursor: { y: false, points: { size: 5 } },
-        series: [{ value: (plot, value) => (value ? new Date(value).toLocaleTimeString() : "–") }, ...series],
-        axes: [axis, { ...axis, size: 60, values: (plot, ticks) => ticks.map((tick) => (tick >= 10000 ? compact.format(tick) : rate(tick))) }],
+        series: [{ value: (plot, value) => (value ? new Date(value).toLocaleTimeString([], { hour12: false }) : "–") }, ...series],
+        axes: [{ ...axis, values: (plot, ticks) => ticks.map((tick) => new Date(tick).toLocaleTimeString([], clock)) }, { ...axis, size: 60, values: (plot, ticks) => ticks.map((tick) => (tick >= 10000 ? compact.format(tick) : rate(tick))) }],
         scales: { y: { range: (plot, least, most) => [0, Math.max(1, (most ?? 0) * 1.1)] } },
       }, data, this.place);
     }
@@ -547,6 +547,7 @@
       this.plot?.destroy();
     }
   }
+  const clock = { hour: "2-digit", minute: "2-digit", hour12: false };
   const compact = new Intl.NumberFormat("en", { notation: "compact" });
 
   // The charts of a stream or group.
@@ -649,8 +650,11 @@
       button("Empty", () => act("empty", target), { class: "bad", id: "empty" }), button("Delete", () => act("delete", target), { class: "bad", id: "delete" }));
     const heading = el("h1", {}, el("a", { href: isGroup ? linkTo(stream) : "#/", text: isGroup ? stream : "streams" }), " / " + clean(isGroup ? target.slice(stream.length + 1) : stream));
     const table = isGroup ? undefined : new StreamTable(stream);
+    const clients = new Clients(target);
+    const letters = el("a", { href: "#/letters/" + encodeURIComponent(stream), text: "Dead letters" });
     main.replaceChildren(heading, facts, actions, charts.node);
     if (table) main.append(el("h2", { text: "Groups" }), table.node);
+    main.append(el("h2", { text: "Consumers" }), clients.node, el("p", {}, letters));
     const update = () => {
       const row = find(target);
       actions.hidden = !settings.actions;
@@ -667,9 +671,205 @@
       setText(pause, isPaused(row) ? "Unpause" : "Pause");
       table?.update();
       charts.update();
+      clients.update();
     };
     charts.load();
     return { name: "streams", title: target, table, update, redraw: () => charts.draw(), close: () => charts.close(), back: isGroup ? linkTo(stream) : "#/" };
+  }
+
+  // A table of plain rows; each cell is text.
+  function plainTable(label, columns, rows) {
+    const head = columns.map(([name, kind]) => el("th", { class: kind, scope: "col", text: name }));
+    const cells = (row) => row.map((text, at) => el("td", { class: columns[at][1] || "wrap", text }));
+    return el("div", { class: "scroll" }, el("table", { "aria-label": label }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...cells(row))))));
+  }
+
+  // The connections of consumers.
+  class Clients {
+    constructor(target) {
+      this.target = target;
+      this.node = el("div", { id: "clients" }, el("p", { class: "dim", text: "…" }));
+      this.asked = 0;
+    }
+
+    async update() {
+      if (Date.now() - this.asked < 5000) return;
+      this.asked = Date.now();
+      try {
+        const all = await api("/api/clients?target=" + encodeURIComponent(this.target));
+        if (!this.node.isConnected) return;
+        const columns = [["Consumer", ""], ["Group", "mid"], ["nsqd", "mid"], ["Agent", "low"], ["Ready", "n"], ["In flight", "n"], ["Finished", "n"], ["Requeued", "n mid"], ["Connected", "n low"]];
+        const rows = all.clients.map((it) => [it.name + " " + it.address, it.group, it.nsqd, it.agent, count(it.ready), count(it.in_flight), count(it.finished), count(it.requeued), since(it.connected * 1000)]);
+        const notes = [all.total > rows.length ? "The " + rows.length + " with the most messages in flight, of " + count(all.total) + "." : "", ...all.errors].filter(Boolean);
+        this.node.replaceChildren(
+          rows.length ? plainTable("Consumers", columns, rows) : el("p", { class: "dim", text: "No consumer is connected." }),
+          ...notes.map((text) => el("p", { class: "dim", text })));
+      } catch (error) {
+        this.node.replaceChildren(el("p", { class: "bad", text: error.message }));
+      }
+    }
+  }
+
+  function since(millis) {
+    const seconds = Math.max(0, Math.round((Date.now() - millis) / 1000));
+    for (const [unit, name] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= 2 * unit) return Math.floor(seconds / unit) + " " + name;
+    return seconds + " s";
+  }
+
+  function bytes(size) {
+    return size < 10240 ? count(size) + " bytes" : size < 10485760 ? count(Math.round(size / 1024)) + " KiB" : count(Math.round(size / 1048576)) + " MiB";
+  }
+
+  // A body: text, or the bytes of one that is none.
+  function body(message) {
+    const text = message.binary ? (message.body.match(/../g) ?? []).map((byte, at) => byte + ((at + 1) % 16 ? " " : "\n")).join("") : message.body;
+    const pre = el("pre");
+    pre.textContent = cleanBody(text);
+    const about = bytes(message.size) + (message.binary ? ", binary" : "") + (message.cut ? ", the beginning" : "");
+    return el("div", {}, pre, el("p", { class: "dim", text: about }));
+  }
+
+  async function copy(text, from) {
+    try {
+      await navigator.clipboard.writeText(text);
+      say("Copied.");
+    } catch {
+      getSelection().selectAllChildren(from);
+      say("Selected: copy it with Ctrl-C.");
+    }
+  }
+
+  function command(text) {
+    const pre = el("pre");
+    pre.textContent = cleanBody(text);
+    return el("div", { class: "copy" }, pre, button("Copy", () => copy(text, pre)));
+  }
+
+  function lettersView(stream) {
+    if (!stream) return lettersOverview();
+    const input = el("input", { type: "search", class: "wide", id: "search", placeholder: "Text in the body, the reason or the group (/)", "aria-label": "Search dead letters" });
+    const list = el("div", { id: "letters" });
+    const note = el("p", { class: "dim" });
+    let searched = "";
+    const ask = async (verb) => {
+      if (!settings.actions) return;
+      note.textContent = verb === "list" ? "Reading …" : "Working …";
+      buttons.forEach((it) => { it.disabled = true; });
+      try {
+        const done = await api("/api/letters/" + verb, { stream, search: searched });
+        if (verb === "list") {
+          const shown = done.letters.length;
+          note.textContent = (done.complete ? plural(shown, "letter") : "The first " + plural(shown, "letter")) + (searched ? " with " + JSON.stringify(clean(searched)) : "") + ", of " + count(done.total) + ".";
+          list.replaceChildren(...done.letters.map((letter) => el("div", { class: "card letter" },
+            el("p", {}, el("strong", { text: letter.reason }), el("span", { class: "dim", text: " · group " + (letter.group ?? "–") + " · " + plural(letter.attempts, "attempt") + " · " + (letter.died ? new Date(letter.died).toISOString().slice(0, 19).replace("T", " ") + " UTC" : "") + " · " + letter.id })),
+            body(letter))));
+        } else {
+          say(done.text + (done.error ? "; stopped: " + done.error : ""));
+          await ask("list");
+        }
+      } catch (error) {
+        note.textContent = clean(error.message);
+      }
+      buttons.forEach((it) => { it.disabled = false; });
+    };
+    const search = () => { searched = input.value.trim(); ask("list"); };
+    const acted = async (verb) => {
+      searched = input.value.trim();
+      const which = (searched ? "All dead letters of " + stream + " with " + JSON.stringify(searched) + " in their body, reason or group" : "All dead letters of " + stream) + " (of " + count(streams.get(stream)?.dead_letters) + ")";
+      const [title, lines, word] = verb === "drop"
+        ? ["Drop dead letters?", [which + " will be lost. This cannot be undone."], "Drop"]
+        : ["Retry dead letters?", [which + " are published again, each to the group that gave it up."], "Retry"];
+      if (await confirmed(title, lines, word)) await ask(verb);
+    };
+    const buttons = [button("Search", search), button("Retry all that match", () => acted("redrive"), { id: "redrive" }), button("Drop all that match", () => acted("drop"), { class: "bad", id: "drop" })];
+    input.addEventListener("keydown", (event) => event.key === "Enter" && search());
+    const bar = el("div", { class: "bar" }, input, ...buttons);
+    const readOnly = el("div", {}, el("p", { text: "This page is read-only. In a shell:" }), command("mqueue errors --stream=" + stream));
+    const facts = el("p", { class: "dim" });
+    main.replaceChildren(el("h1", {}, el("a", { href: "#/letters", text: "dead letters" }), " / ", el("a", { href: linkTo(stream), text: stream })), facts, bar, readOnly, note, list);
+    let listed = false;
+    const update = () => {
+      bar.hidden = !settings.actions;
+      readOnly.hidden = settings.actions || !at;
+      setText(facts, at ? plural(streams.get(stream)?.dead_letters ?? 0, "dead letter") : "…");
+      // without a token the user begins, since a dialog that opens by itself is in the way
+      if (!listed && at && settings.actions && token()) {
+        listed = true;
+        ask("list");
+      }
+    };
+    return { name: "letters", title: "dead letters of " + stream, input, update, back: "#/letters" };
+  }
+
+  function lettersOverview() {
+    const body = el("tbody");
+    const none = el("p", { class: "dim", hidden: true, text: "No stream has dead letters." });
+    const head = el("tr", {}, el("th", { scope: "col", text: "Stream" }), el("th", { scope: "col", class: "n", text: "Dead letters" }));
+    main.replaceChildren(el("h1", { text: "Dead letters" }), el("table", { "aria-label": "Streams with dead letters" }, el("thead", {}, head), body), none);
+    let shown = "";
+    const update = () => {
+      const rows = [...streams.values()].filter((row) => row.dead_letters).sort((a, b) => b.dead_letters - a.dead_letters).slice(0, MAX_ROWS);
+      none.hidden = rows.length > 0 || !at;
+      const now = JSON.stringify(rows.map((row) => [row.stream, row.dead_letters]));
+      if (now === shown) return;
+      shown = now;
+      body.replaceChildren(...rows.map((row) => el("tr", {},
+        el("td", { class: "name" }, el("a", { href: "#/letters/" + encodeURIComponent(row.stream), text: row.stream })), el("td", { class: "n", text: count(row.dead_letters) }))));
+    };
+    return { name: "letters", title: "dead letters", update };
+  }
+
+  function doctorView() {
+    const list = el("div", { id: "findings" }, el("p", { class: "dim", text: "Looking …" }));
+    const again = button("Look again", () => look());
+    main.replaceChildren(el("h1", { text: "Doctor" }), el("div", { class: "bar" }, again), list);
+    const look = async () => {
+      again.disabled = true;
+      try {
+        const report = await api("/api/doctor");
+        if (report.error) throw new Error(report.error);
+        const kinds = { error: "bad", warning: "warn", ok: "good", skipped: "dim" };
+        list.replaceChildren(...report.findings.map((finding) => el("div", { class: "card finding" },
+          el("p", {}, el("strong", { class: kinds[finding.level], text: finding.level }), " " + clean(finding.subject) + ": " + clean(finding.message)),
+          finding.fix ? command(finding.fix) : undefined)));
+      } catch (error) {
+        list.replaceChildren(el("p", { class: "bad", text: error.message }));
+      }
+      again.disabled = false;
+    };
+    look();
+    return { name: "doctor", title: "doctor" };
+  }
+
+  function wakeupView() {
+    const place = el("div", { id: "wakeup" }, el("p", { class: "dim", text: "…" }));
+    main.replaceChildren(el("h1", { text: "Wakeup" }), place);
+    let asked = 0;
+    const update = async () => {
+      if (!at || Date.now() - asked < 2000) return;
+      asked = Date.now();
+      if (!settings.wakeup) {
+        place.replaceChildren(el("p", { class: "dim", text: "Name the address of wakeup's --listen with --wakeup-http-address to see what it does." }));
+        return;
+      }
+      try {
+        const state = await api("/api/wakeup");
+        if (!place.isConnected) return;
+        if (state.error) throw new Error(state.error);
+        const ago = (seconds) => (seconds === null || seconds === undefined ? "never" : since(Date.now() - seconds * 1000) + " ago");
+        const rows = (state.groups ?? []).flatMap((group) => (group.sockets ?? []).map((socket) => [
+          group.stream + "/" + group.group, count(group.depth), group.asleep ? "asleep" : plural(group.clients, "consumer"), group.paused ? "paused" : "",
+          ago(socket.last_poke), count(socket.pokes_without_consumer), socket.trouble ?? "", socket.path]));
+        const columns = [["Group", ""], ["Depth", "n"], ["State", ""], ["", "mid"], ["Last poke", "n"], ["Pokes in vain", "n mid"], ["Trouble", ""], ["Socket", "low"]];
+        const notes = [...(state.complaints ?? []), ...(state.without_group ?? []).map((it) => it.stream + " on " + it.nsqd + " has " + plural(it.depth, "message") + " and no group"),
+          ...(state.sockets_without_group ?? []).map((it) => it.path + ": no stream has the group " + it.group), ...(state.brokers ?? []).map((it) => it.trouble).filter(Boolean)];
+        place.replaceChildren(el("p", { text: state.status }), ...notes.map((text) => el("p", { class: "warn", text })),
+          rows.length ? plainTable("Sockets", columns, rows.slice(0, MAX_ROWS)) : el("p", { class: "dim", text: "No group has a socket." }));
+      } catch (error) {
+        place.replaceChildren(el("p", { class: "bad", text: error.message }));
+      }
+    };
+    return { name: "wakeup", title: "wakeup", update };
   }
 
   function show() {
@@ -681,8 +881,9 @@
       target = "";
     }
     view?.close?.();
-    const views = { s: () => detailView(target) };
-    view = (target && views[name] ? views[name] : streamsView)();
+    const views = { letters: () => lettersView(target), doctor: doctorView, wakeup: wakeupView };
+    if (target) views.s = () => detailView(target);
+    view = (views[name] ?? streamsView)();
     document.querySelectorAll("nav a").forEach((link) => {
       if (link.dataset.view === view.name) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
