@@ -77,6 +77,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Doctor(args) => commands::doctor::run(args).await,
             CliCommand::Context(args) => commands::context::run(args),
             CliCommand::Ls(args) => commands::ls::run(args).await,
+            CliCommand::Top(args) => commands::top::run(args).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,
             CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.action).await,
             CliCommand::Unpause(args) => commands::admin::run(QueueAction::Unpause, args.action).await,

@@ -11,7 +11,7 @@ use super::common::context::ContextName;
 use super::common::values;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, wakeup, worker,
+    simulate, stage, top, wakeup, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -54,6 +54,7 @@ pub(crate) enum CliCommand {
     Node(node::args::Args),
     Wakeup(wakeup::args::Args),
     Ls(ls::args::Args),
+    Top(top::args::Args),
     Create(admin::args::CreateArgs),
     Pause(admin::args::PauseArgs),
     Unpause(admin::args::UnpauseArgs),
@@ -73,7 +74,7 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
+    ("Operate", &["ls", "top", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

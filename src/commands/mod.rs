@@ -24,5 +24,6 @@ pub(crate) mod refusal;
 pub(crate) mod send;
 pub(crate) mod simulate;
 pub(crate) mod stage;
+pub(crate) mod top;
 pub(crate) mod wakeup;
 pub(crate) mod worker;

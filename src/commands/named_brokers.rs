@@ -49,6 +49,7 @@ fn asks_itself(command: &CliCommand) -> bool {
         CliCommand::Wakeup(_)
         | CliCommand::Doctor(_)
         | CliCommand::Ls(_)
+        | CliCommand::Top(_)
         | CliCommand::Create(_)
         | CliCommand::Pause(_)
         | CliCommand::Unpause(_)
@@ -74,6 +75,7 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Top(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),
         CliCommand::Unpause(args) => Some(&mut args.action.broker),

@@ -16,6 +16,7 @@ mod mode;
 mod mqueue;
 mod nsq;
 pub mod secured;
+mod tmux;
 mod wire;
 
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub use self::liar::{Liar, Rest};
 pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{CONFIG_OPTIONS, Lookupd, Nsqd, get, peer, request};
+pub use self::tmux::{Tmux, has_tmux};
 pub use self::wire::Wire;
 
 /// The longest that any single condition may take, on a slow and busy machine.
