@@ -111,11 +111,16 @@ impl Tmux {
         }
     }
 
-    /// Returns the line that has this text.
+    /// Returns the row of this group.
     #[track_caller]
-    pub fn line(&self, text: &str) -> String {
-        self.wait_for(text);
-        self.screen().lines().find(|line| line.contains(text)).unwrap_or_default().to_owned()
+    pub fn row(&self, group: &str) -> String {
+        let begin = format!(" {group} ");
+        let mut row = None;
+        wait_until(&format!("the row of {group}"), || {
+            row = self.screen().lines().find(|line| line.starts_with(&begin)).map(str::to_owned);
+            row.is_some()
+        });
+        row.expect("waited for")
     }
 
     /// Asserts that the program has ended with this exit code, and that the terminal is as it was:

@@ -19,7 +19,7 @@ use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event};
 use ratatui::crossterm::queue;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
-use ratatui::layout::Rect;
+use ratatui::layout::{Position, Rect};
 use tokio::sync::mpsc;
 
 /// True while the terminal is in raw mode and shows the other screen.
@@ -88,9 +88,11 @@ impl TopTerminal {
         Ok(())
     }
 
-    /// Has the next frame draw everything.
+    /// Has the next frame draw everything. `Terminal::clear` would ask the terminal for its cursor,
+    /// and the answer would go to the thread that reads keys.
     pub(super) fn forget(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
 
     /// Waits until the last frame is written. Cancel-safe.
