@@ -78,6 +78,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Context(args) => commands::context::run(args),
             CliCommand::Web(args) => commands::web::run(args).await,
             CliCommand::Ls(args) => commands::ls::run(args).await,
+            CliCommand::Top(args) => commands::top::run(args).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,
             CliCommand::Pause(args) => commands::admin::run(QueueAction::Pause, args.action).await,
             CliCommand::Unpause(args) => commands::admin::run(QueueAction::Unpause, args.action).await,

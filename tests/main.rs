@@ -69,6 +69,7 @@ mod statistics;
 mod support;
 #[cfg(feature = "tokio-nsq")]
 mod tokio_nsq;
+mod top;
 mod touch;
 mod wakeup;
 mod wakeup_bad_input;

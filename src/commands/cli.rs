@@ -11,7 +11,7 @@ use super::common::context::ContextName;
 use super::common::values;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, wakeup, web, worker,
+    simulate, stage, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -53,8 +53,9 @@ pub(crate) enum CliCommand {
     Worker(worker::args::Args),
     Node(node::args::Args),
     Wakeup(wakeup::args::Args),
-    Web(web::args::Args),
     Ls(ls::args::Args),
+    Top(top::args::Args),
+    Web(web::args::Args),
     Create(admin::args::CreateArgs),
     Pause(admin::args::PauseArgs),
     Unpause(admin::args::UnpauseArgs),
@@ -74,7 +75,10 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
-    ("Operate", &["web", "ls", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"]),
+    (
+        "Operate",
+        &["ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"],
+    ),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),
 ];

@@ -24,6 +24,7 @@ pub(crate) mod refusal;
 pub(crate) mod send;
 pub(crate) mod simulate;
 pub(crate) mod stage;
+pub(crate) mod top;
 pub(crate) mod wakeup;
 pub(crate) mod web;
 pub(crate) mod worker;

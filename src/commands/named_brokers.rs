@@ -50,6 +50,7 @@ fn asks_itself(command: &CliCommand) -> bool {
         | CliCommand::Doctor(_)
         | CliCommand::Web(_)
         | CliCommand::Ls(_)
+        | CliCommand::Top(_)
         | CliCommand::Create(_)
         | CliCommand::Pause(_)
         | CliCommand::Unpause(_)
@@ -76,6 +77,7 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Doctor(args) => Some(&mut args.broker),
         CliCommand::Web(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Top(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),
         CliCommand::Unpause(args) => Some(&mut args.action.broker),

@@ -17,6 +17,7 @@ mod mode;
 mod mqueue;
 mod nsq;
 pub mod secured;
+mod tmux;
 mod web;
 mod wire;
 
@@ -36,6 +37,7 @@ pub use self::liar::{Liar, Rest};
 pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{CONFIG_OPTIONS, Lookupd, Nsqd, get, peer, request};
+pub use self::tmux::{Tmux, has_tmux};
 pub use self::web::{Web, WebEvents};
 pub use self::wire::Wire;
 

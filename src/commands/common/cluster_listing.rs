@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
+use super::exit::{Exit, Failure};
 use super::socket_args;
 use super::stream_listing::{StreamListing, stream_rows};
 use mqueue::client::StatsFilter;
@@ -24,9 +25,14 @@ pub(crate) struct ClusterListing {
     pub(crate) nsqds: Vec<NsqdListing>,
     /// Errors of the nsqlookupds that did not answer: nsqds that only they know are missing.
     pub(crate) lookupd_errors: Vec<String>,
-    /// The time of the answers.
-    #[serde(skip)]
+    /// The time of the answers; in JSON, seconds since 1970.
+    #[serde(serialize_with = "unix_seconds")]
     pub(crate) at: SystemTime,
+}
+
+fn unix_seconds<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    serializer.serialize_f64((since.as_secs_f64() * 1000.0).round() / 1000.0)
 }
 
 /// One nsqd.
@@ -49,6 +55,25 @@ impl ClusterListing {
             lookupd_errors: state.lookupd_errors.iter().map(ToString::to_string).collect(),
             at: SystemTime::now(),
         }
+    }
+
+    /// Returns the exit code of a command that shows the listing: a failure if a broker is missing.
+    pub(crate) fn exit(&self) -> Exit {
+        let is_complete = self.lookupd_errors.is_empty() && self.nsqds.iter().all(|nsqd| nsqd.error.is_none());
+        if is_complete { Exit::Success } else { Exit::Failure }
+    }
+
+    /// Checks that the listing shows anything.
+    ///
+    /// # Errors
+    /// Fails with the first error if no nsqd answered.
+    pub(crate) fn check_that_one_answered(&self) -> Result<(), Failure> {
+        if self.nsqds.iter().any(|nsqd| nsqd.error.is_none()) {
+            return Ok(());
+        }
+        let mut errors = self.nsqds.iter().filter_map(|nsqd| nsqd.error.as_ref()).chain(&self.lookupd_errors);
+        let line = errors.next().map_or("the nsqlookupds know no nsqd", String::as_str);
+        Err(Failure::new(Exit::Unavailable, line))
     }
 }
 
