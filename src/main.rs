@@ -77,6 +77,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Doctor(args) => commands::doctor::run(args).await,
             CliCommand::Context(args) => commands::context::run(args),
             CliCommand::Web(args) => commands::web::run(args).await,
+            CliCommand::Peek(args) => commands::peek::run(args).await,
+            CliCommand::Tail(args) => commands::tail::run(args).await,
             CliCommand::Ls(args) => commands::ls::run(args).await,
             CliCommand::Top(args) => commands::top::run(args).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.action).await,

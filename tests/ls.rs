@@ -29,11 +29,12 @@ fn streams_and_groups_of_all_nsqds_are_summed() {
     let both = format!("--nsqd-http-address {},{}", nsqds[0].http(), nsqds[1].http());
     let listed = ls(&both).run();
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
-    assert_eq!(row(&listed.stdout, "orders"), ["orders", "0", "-", "-", "-", "-", "-", "1"]);
-    assert_eq!(
-        row(&listed.stdout, "billing"),
-        ["billing", "4", "0", "2", "-", "-", "0", "-", "paused", "on", "1", "of", "2"]
-    );
+    assert_eq!(row(&listed.stdout, "orders"), ["orders", "0", "-", "-", "-", "-", "-", "-", "1"]);
+    let billing = row(&listed.stdout, "billing");
+    assert_eq!(billing[..4], ["billing", "4", "0", "2"]);
+    assert_eq!(billing[5..], ["-", "-", "0", "-", "paused", "on", "1", "of", "2"]);
+    // nsqd does not tell the age of the oldest message
+    assert_eq!(billing[4] == "-", nsqds[0].channel("orders", "billing").oldest_ms.is_none());
     assert!(!listed.stdout.contains("orders.dead"), "{}", listed.stdout);
     assert!(ls(&format!("{both} --all")).run().stdout.contains("orders.dead"));
     let json: Value = serde_json::from_str(&ls(&format!("{both} --json orders")).run().stdout).unwrap();
@@ -42,6 +43,29 @@ fn streams_and_groups_of_all_nsqds_are_summed() {
     let group = &stream["groups"][0];
     assert_eq!((&group["depth"], &group["deferred"], &group["paused_on"]), (&4.into(), &2.into(), &1.into()));
     assert_eq!(json["nsqds"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_age_of_the_oldest_message_is_that_of_the_nsqd_with_the_oldest() {
+    let brokers = [Nsqd::embedded(&[]), Nsqd::embedded(&[])];
+    for broker in &brokers {
+        broker.create("orders", "billing");
+    }
+    let age = |broker: &Nsqd| broker.channel("orders", "billing").oldest_ms;
+    assert_eq!([age(&brokers[0]), age(&brokers[1])], [None, None]);
+    brokers[1].publish("orders", b"old");
+    wait_until("it to get older", || age(&brokers[1]).is_some_and(|age| age > 20));
+    brokers[0].publish_later("orders", b"new", 3_600_000);
+    let addresses = format!("--nsqd-http-address {},{}", brokers[0].http(), brokers[1].http());
+    let listed: Value = serde_json::from_str(&ls(&format!("{addresses} --json")).run().stdout).unwrap();
+    let group = &listed["streams"][0]["groups"][0];
+    let (new, oldest, older) =
+        (age(&brokers[0]).unwrap(), group["oldest_ms"].as_u64().unwrap(), age(&brokers[1]).unwrap());
+    assert!(oldest > 20 && oldest <= older && new < older, "{oldest}, {new}, {older}");
+    let gauge = crate::support::get(&brokers[1].http(), "/metrics");
+    let name = "mqueue_broker_channel_oldest_age_seconds{topic=\"orders\",channel=\"billing\"} ";
+    let seconds = gauge.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse::<f64>().unwrap();
+    assert!(seconds > 0.02 && seconds < 60.0, "{seconds}");
 }
 
 #[test]
@@ -69,11 +93,11 @@ fn consumers_are_awake_or_asleep_and_rates_are_measured() {
     let producer = mqueue(&format!("producer --stream foo --rate 200 --nsqd-tcp-address {}", nsqd.tcp())).start();
     wait_until("messages to flow", || nsqd.published("foo") > 0);
     let listed = mqueue(&format!("ls --watch 500ms {flags}")).run();
-    assert_eq!(row(&listed.stdout, "1")[6], "1", "{}", listed.stdout);
-    assert_eq!(row(&listed.stdout, "sleeper")[6], "asleep", "{}", listed.stdout);
+    assert_eq!(row(&listed.stdout, "1")[7], "1", "{}", listed.stdout);
+    assert_eq!(row(&listed.stdout, "sleeper")[7], "asleep", "{}", listed.stdout);
     let rate = |name: &str, cell: usize| row(&listed.stdout, name)[cell].parse::<f64>().unwrap();
-    assert!((50.0..800.0).contains(&rate("foo", 4)) && (50.0..800.0).contains(&rate("1", 5)), "{}", listed.stdout);
-    assert_eq!(rate("sleeper", 5), 0.0);
+    assert!((50.0..800.0).contains(&rate("foo", 5)) && (50.0..800.0).contains(&rate("1", 6)), "{}", listed.stdout);
+    assert_eq!(rate("sleeper", 6), 0.0);
     drop((producer, running));
 }
 

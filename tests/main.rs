@@ -53,6 +53,7 @@ mod ls;
 mod named_by_http;
 mod network;
 mod node;
+mod peek;
 mod pipe;
 mod pipeline;
 mod print;
@@ -67,6 +68,7 @@ mod sleeping;
 mod statistics;
 #[allow(dead_code, unused_imports, reason = "shared with the benchmark: each uses a part of it")]
 mod support;
+mod tail;
 #[cfg(feature = "tokio-nsq")]
 mod tokio_nsq;
 mod top;

@@ -251,8 +251,7 @@ fn pictures_are_taken() {
         consume("clicks", "statistics", ""),
     ];
     for (stream, rate) in [("orders", 120), ("clicks", 900), ("invoices", 4)] {
-        let lines =
-            format!("producer --stream {stream} --rate {rate} --nsqd-tcp-address {}", nsqd.tcp());
+        let lines = format!("producer --stream {stream} --rate {rate} --nsqd-tcp-address {}", nsqd.tcp());
         running.push(mqueue(&lines).start());
     }
     let web = Web::start(&nsqd, "");

@@ -19,6 +19,7 @@ pub mod log;
 mod log_level;
 mod lookupd;
 pub mod memory;
+pub mod peek;
 pub mod server;
 mod socket;
 pub mod state;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
@@ -64,6 +65,8 @@ pub struct Broker {
     lookupds: watch::Sender<Vec<String>>,
     /// The log level, which the HTTP API changes.
     log_level: watch::Sender<LogLevel>,
+    /// Limit of peeks at once.
+    peeks: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -132,6 +135,7 @@ impl Broker {
             catalog_changed: Notify::new(),
             lookupds: watch::Sender::default(),
             log_level,
+            peeks: Arc::new(Semaphore::new(peek::MAX_PEEKS)),
         }
     }
 

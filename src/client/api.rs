@@ -4,6 +4,8 @@
 //! Every call has a deadline: 2 s to connect, 5 s in all. Every answer has limits on its bytes and
 //! its number of values; names that NSQ does not allow are removed from it.
 
+mod peek;
+
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -25,10 +27,19 @@ use crate::net::tls::TlsClient;
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
 use crate::proto::{ChannelName, QueueStats, TopicName, excerpt};
 
-/// The time for a call in all.
-const CALL_TIME: Duration = Duration::from_secs(5);
-/// The longest answer in bytes: enough for the statistics of about 80,000 channels.
-const MAX_ANSWER: usize = 32 << 20;
+pub use self::peek::{PeekPage, PeekQuery};
+
+/// The limits of a call.
+#[derive(Debug, Clone, Copy)]
+struct CallLimits {
+    /// The time for the call in all.
+    time: Duration,
+    /// The longest answer in bytes.
+    answer: usize,
+}
+
+/// The limits of most calls; the answer may have the statistics of about 80,000 channels.
+const USUAL_LIMITS: CallLimits = CallLimits { time: Duration::from_secs(5), answer: 32 << 20 };
 /// The longest error answer in bytes.
 const MAX_ERROR: usize = 64 << 10;
 /// The largest number of objects and of values in an answer: a short text can take much memory once
@@ -141,7 +152,7 @@ impl Api {
 
     /// Calls the API; returns the body and the answer's `Date`.
     async fn call_dated(&self, method: Method, path: &'static str, query: &Query<'_>) -> Result<Dated, HttpError> {
-        self.send(method, path, query, Bytes::new()).await
+        self.send(method, path, query, Bytes::new(), USUAL_LIMITS).await
     }
 
     /// Calls the API. A server that wants TLS tells its port with it: that one is called instead,
@@ -153,14 +164,15 @@ impl Api {
         path: &'static str,
         query: &Query<'_>,
         body: Bytes,
+        limits: CallLimits,
     ) -> Result<Dated, HttpError> {
         let begun = Instant::now();
-        let left = |begun: Instant| CALL_TIME.saturating_sub(begun.elapsed());
-        let error = match self.send_once(method.clone(), path, query, body.clone(), left(begun)).await {
+        let left = || CallLimits { time: limits.time.saturating_sub(begun.elapsed()), ..limits };
+        let error = match self.send_once(method.clone(), path, query, body.clone(), left()).await {
             Ok(answer) => return Ok(answer),
             Err(FailedCall { error, tls_port: Some(port) }) if self.is_secured && self.scheme == "http" => {
                 self.tls_port.store(port.get(), Ordering::Relaxed);
-                match self.send_once(method, path, query, body, left(begun)).await {
+                match self.send_once(method, path, query, body, left()).await {
                     Ok(answer) => return Ok(answer),
                     Err(failed) if failed.tls_port.is_some() => error,
                     Err(failed) => failed.error,
@@ -181,7 +193,7 @@ impl Api {
         path: &'static str,
         query: &Query<'_>,
         body: Bytes,
-        within: Duration,
+        limits: CallLimits,
     ) -> Result<Dated, FailedCall> {
         let (program, address) = (self.program, self.address.clone());
         let unreachable = |e: reqwest::Error| {
@@ -189,12 +201,12 @@ impl Api {
             FailedCall { error: HttpError::Unreachable { program, address: address.clone(), reason }, tls_port: None }
         };
         let url = format!("{}{path}", self.url());
-        let request = self.client.request(method, url).query(query).body(body).timeout(within);
+        let request = self.client.request(method, url).query(query).body(body).timeout(limits.time);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
         if status == StatusCode::OK {
-            return match read_body(response, MAX_ANSWER).await {
+            return match read_body(response, limits.answer).await {
                 Ok(body) => Ok((body, date)),
                 Err(BodyError::Broken(error)) => Err(unreachable(error)),
                 Err(error @ BodyError::TooLong(_)) => {
@@ -249,7 +261,7 @@ fn tls_port(status: StatusCode, code: &str, body: &[u8]) -> Option<NonZeroU16> {
 
 /// Sets the deadlines of every call. A server does not choose which other one is called.
 fn limited(client: ClientBuilder) -> ClientBuilder {
-    let client = client.connect_timeout(Duration::from_secs(2)).timeout(CALL_TIME);
+    let client = client.connect_timeout(Duration::from_secs(2)).timeout(USUAL_LIMITS.time);
     client.no_proxy().redirect(Policy::none())
 }
 
@@ -429,7 +441,7 @@ impl Nsqd {
 
     /// Publishes one message to a topic.
     pub async fn publish(&self, topic: &TopicName, body: Bytes) -> Result<(), HttpError> {
-        self.0.send(Method::POST, "/pub", &[("topic", topic.as_str())], body).await.map(drop)
+        self.0.send(Method::POST, "/pub", &[("topic", topic.as_str())], body, USUAL_LIMITS).await.map(drop)
     }
 
     /// True if the server knows [`publish_to_channel`](Self::publish_to_channel). The probe
@@ -451,7 +463,7 @@ impl Nsqd {
         body: Bytes,
     ) -> Result<(), HttpError> {
         let query = [("topic", topic.as_str()), ("channel", channel.as_str())];
-        self.0.send(Method::POST, "/channel/pub", &query, body).await.map(drop)
+        self.0.send(Method::POST, "/channel/pub", &query, body, USUAL_LIMITS).await.map(drop)
     }
 
     async fn channel(&self, path: &'static str, topic: &TopicName, channel: &ChannelName) -> Result<(), HttpError> {

@@ -31,7 +31,7 @@ mod security;
 
 pub use address::{Address, InvalidAddress};
 #[cfg(feature = "lookup")]
-pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, StatsFilter};
+pub use api::{ConfigNumber, HttpError, Lookupd, Nsqd, PeekPage, PeekQuery, StatsFilter};
 pub use arrival_watch::ArrivalWatch;
 pub use backend::ClientBackend;
 #[cfg(feature = "tls")]

@@ -19,6 +19,9 @@ pub struct ClusterStream {
     pub nsqds: u64,
     /// The nsqds on which the stream is paused.
     pub paused_on: u64,
+    /// The age of the oldest message that no group has, in milliseconds. Only mqueue's broker tells
+    /// it; `None` also without messages.
+    pub oldest_ms: Option<u64>,
     /// The groups.
     #[serde(skip)]
     pub groups: BTreeMap<ChannelName, ClusterGroup>,
@@ -46,6 +49,9 @@ pub struct ClusterGroup {
     pub nsqds: u64,
     /// The nsqds on which the group is paused.
     pub paused_on: u64,
+    /// The age of the oldest message in milliseconds: in flight, deferred or next in a queue. Only
+    /// mqueue's broker tells it; `None` also without messages.
+    pub oldest_ms: Option<u64>,
 }
 
 impl ClusterStream {
@@ -54,6 +60,7 @@ impl ClusterStream {
         self.message_count = self.message_count.saturating_add(topic.message_count);
         self.nsqds += 1;
         self.paused_on += u64::from(topic.paused);
+        self.oldest_ms = self.oldest_ms.max(topic.oldest_ms);
         for channel in &topic.channels {
             self.groups.entry(channel.name.clone()).or_default().add(channel);
         }
@@ -77,6 +84,7 @@ impl ClusterGroup {
         self.connections += channel.connections;
         self.nsqds += 1;
         self.paused_on += u64::from(channel.paused);
+        self.oldest_ms = self.oldest_ms.max(channel.oldest_ms);
     }
 
     /// Returns every message that the group holds.
@@ -114,17 +122,19 @@ mod tests {
 
     #[test]
     fn a_group_is_summed_and_its_pauses_are_counted() {
-        let channel = |depth, paused| {
+        let channel = |depth, paused, oldest_ms| {
             let mut channel = ChannelCounts::new("g".parse().unwrap());
             (channel.depth, channel.in_flight, channel.deferred) = (depth, 2, 3);
-            (channel.connections, channel.paused) = (1, paused);
+            (channel.connections, channel.paused, channel.oldest_ms) = (1, paused, oldest_ms);
             channel
         };
-        let state = cluster(vec![vec![topic(&[channel(7, true)])], vec![topic(&[channel(1, false)])], vec![]]);
+        let state =
+            cluster(vec![vec![topic(&[channel(7, true, None)])], vec![topic(&[channel(1, false, Some(3))])], vec![]]);
         let stream = &state.streams()[&"s".parse().unwrap()];
         assert_eq!((stream.depth, stream.message_count, stream.nsqds, stream.paused_on), (2, 10, 2, 0));
         let group = &stream.groups[&"g".parse().unwrap()];
         assert_eq!((group.depth, group.in_flight, group.deferred, group.connections), (8, 4, 6, 2));
         assert_eq!((group.nsqds, group.paused_on, group.messages(), stream.messages()), (2, 1, 18, 20));
+        assert_eq!((group.oldest_ms, stream.oldest_ms), (Some(3), None), "the first is nsqd's");
     }
 }

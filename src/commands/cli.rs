@@ -10,8 +10,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::common::context::ContextName;
 use super::common::values;
 use super::{
-    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
-    simulate, stage, top, wakeup, web, worker,
+    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
+    send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -61,6 +61,8 @@ pub(crate) enum CliCommand {
     Unpause(admin::args::UnpauseArgs),
     Empty(admin::args::EmptyArgs),
     Delete(admin::args::DeleteArgs),
+    Peek(peek::args::Args),
+    Tail(tail::args::Args),
     Context(context::args::Args),
     Doctor(doctor::args::Args),
     Errors(errors::args::Args),
@@ -77,7 +79,10 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Sleep and wake", &["wakeup"]),
     (
         "Operate",
-        &["ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "context", "doctor", "errors"],
+        &[
+            "ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor",
+            "errors",
+        ],
     ),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),

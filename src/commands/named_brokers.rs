@@ -51,6 +51,8 @@ fn asks_itself(command: &CliCommand) -> bool {
         | CliCommand::Web(_)
         | CliCommand::Ls(_)
         | CliCommand::Top(_)
+        | CliCommand::Peek(_)
+        | CliCommand::Tail(_)
         | CliCommand::Create(_)
         | CliCommand::Pause(_)
         | CliCommand::Unpause(_)
@@ -78,6 +80,8 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Web(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
         CliCommand::Top(args) => Some(&mut args.broker),
+        CliCommand::Peek(args) => Some(&mut args.broker),
+        CliCommand::Tail(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),
         CliCommand::Unpause(args) => Some(&mut args.action.broker),

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use crate::proto::{ChannelName, Message, TopicName};
+use crate::proto::{ChannelName, Message, TopicName, json_body};
 
 use super::print::PrintOutput;
 
@@ -28,7 +26,7 @@ struct JsonLine<'a> {
     attempts: u16,
     body: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    encoding: Option<&'static str>,
+    encoding: Option<json_body::BodyEncoding>,
 }
 
 impl LineFormat {
@@ -61,7 +59,7 @@ impl LineFormat {
     /// serde_json writes about five million such lines of 200 bytes a second: hand-written code is
     /// not worth its risk.
     fn add_json(&self, message: &Message, out: &mut Vec<u8>) {
-        let (body, encoding) = json_text(&message.body);
+        let (body, encoding) = json_body::text(&message.body);
         let line = JsonLine {
             stream: self.stream.as_str(),
             group: self.group.as_str(),
@@ -79,14 +77,6 @@ impl LineFormat {
     }
 }
 
-/// Returns a body for JSON: its text, or base64 if it is not UTF-8, which `encoding` then names.
-pub fn json_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
-    match std::str::from_utf8(body) {
-        Ok(text) => (Cow::Borrowed(text), None),
-        Err(_) => (Cow::Owned(STANDARD.encode(body)), Some("base64")),
-    }
-}
-
 /// Appends the unchanged body and its delimiter.
 fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
     out.reserve(message.body.len() + 1);
@@ -96,6 +86,8 @@ fn add_body(message: &Message, end: u8, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     use super::*;

@@ -62,8 +62,6 @@ pub use file::{FileHandler, FileNameFormats, FileOptions, InvalidNames, RotatedN
 pub use forward::ForwardHandler;
 #[cfg(feature = "handlers")]
 pub use http::HttpHandler;
-#[cfg(feature = "handlers")]
-pub use line_format::json_text;
 pub(crate) use panic::handle_catching_panics;
 #[cfg(feature = "handlers")]
 pub use pipe::PipeHandler;

@@ -1,15 +1,12 @@
 //! Serves one HTTP/1 connection within limits.
 
 use std::error::Error;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::ServerSettings;
-use super::connection_slots::{BusyGuard, ConnectionSlot};
+use super::connection_slots::ConnectionSlot;
 use super::cross_origin;
 use super::deadline_stream::DeadlineStream;
+use super::guarded_body::hold_until_sent;
 use super::host_header;
 use super::raw_target::{BodyLength, ParsedRequests, RawTargets};
 use crate::net::tls;
@@ -174,7 +172,7 @@ where
             if slot.others_wait() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Body::new(BodyWithTurn { body, _busy: busy })))
+            Ok(response.map(|body| hold_until_sent(body, busy)))
         }
         None if is_health => {
             let mut response = service.call(request).await?;
@@ -196,32 +194,6 @@ fn too_many_requests() -> Response<Body> {
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-/// A response body that holds its turn until it is sent.
-struct BodyWithTurn {
-    body: Body,
-    _busy: BusyGuard,
-}
-
-impl hyper::body::Body for BodyWithTurn {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

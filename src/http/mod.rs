@@ -14,6 +14,8 @@ mod cross_origin;
 #[cfg(feature = "broker")]
 mod deadline_stream;
 #[cfg(feature = "broker")]
+mod guarded_body;
+#[cfg(feature = "broker")]
 mod host_header;
 #[cfg(feature = "broker")]
 mod raw_target;
@@ -28,6 +30,8 @@ pub use self::browser_guard::{BrowserGuard, Origin};
 pub use self::connection::{ConnectionLimits, serve_connection};
 #[cfg(feature = "broker")]
 pub use self::connection_slots::{BusyGuard, ConnectionSlot, ConnectionSlots};
+#[cfg(feature = "broker")]
+pub use self::guarded_body::hold_until_sent;
 #[cfg(feature = "broker")]
 pub use self::server::BoundedListener;
 #[cfg(feature = "broker")]

@@ -20,10 +20,14 @@ mod error;
 mod frame;
 mod host;
 mod identify;
+#[cfg(feature = "lookup")]
+pub mod json_body;
 mod limits;
 mod list;
 mod message;
 mod name;
+#[cfg(feature = "lookup")]
+mod peek;
 mod queue_stats;
 mod quote;
 mod read_room;
@@ -42,8 +46,10 @@ pub use limits::Limits;
 pub use list::List;
 pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
+#[cfg(feature = "lookup")]
+pub use peek::{InvalidPeekState, PeekLine, PeekState, PeekedClient, PeekedMessage};
 pub use queue_stats::{ChannelCounts, QueueStats, TopicCounts};
-pub use quote::excerpt;
+pub use quote::{escape_while, excerpt};
 pub(crate) use read_room::read_room;
 pub use write_buffer::WriteBuffer;
 

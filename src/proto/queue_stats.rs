@@ -21,6 +21,9 @@ pub struct QueueStats {
     pub version: String,
     /// Start time in seconds since 1970.
     pub start_time: i64,
+    /// Approximate memory in bytes that messages take in `mqueue broker` besides their bodies; nsqd
+    /// does not tell it.
+    pub index_bytes: Option<u64>,
     /// The topics, by name.
     pub topics: Vec<TopicCounts>,
     /// Topics and channels that were left out because of their names.
@@ -39,6 +42,8 @@ pub struct TopicCounts {
     pub message_count: u64,
     /// The topic is paused: no messages go to the channels.
     pub paused: bool,
+    /// The age of the oldest message that the topic holds, in milliseconds. nsqd does not tell it.
+    pub oldest_ms: Option<u64>,
     /// The topic's channels, by name.
     pub channels: Vec<ChannelCounts>,
 }
@@ -65,12 +70,15 @@ pub struct ChannelCounts {
     pub connections: u64,
     /// The channel is paused: no messages go to the consumers.
     pub paused: bool,
+    /// The age of the oldest message in milliseconds: in flight, deferred or next in the queue. nsqd
+    /// does not tell it.
+    pub oldest_ms: Option<u64>,
 }
 
 impl TopicCounts {
     /// Counts of a topic without messages and channels.
     pub fn new(name: TopicName) -> Self {
-        Self { name, depth: 0, message_count: 0, paused: false, channels: Vec::new() }
+        Self { name, depth: 0, message_count: 0, paused: false, oldest_ms: None, channels: Vec::new() }
     }
 }
 
@@ -78,8 +86,19 @@ impl ChannelCounts {
     /// Counts of a channel without messages and consumers.
     pub fn new(name: ChannelName) -> Self {
         let (depth, in_flight, deferred, message_count) = (0, 0, 0, 0);
-        let (requeue_count, timeout_count, connections, paused) = (0, 0, 0, false);
-        Self { name, depth, in_flight, deferred, message_count, requeue_count, timeout_count, connections, paused }
+        let (requeue_count, timeout_count, connections, paused, oldest_ms) = (0, 0, 0, false, None);
+        Self {
+            name,
+            depth,
+            in_flight,
+            deferred,
+            message_count,
+            requeue_count,
+            timeout_count,
+            connections,
+            paused,
+            oldest_ms,
+        }
     }
 
     /// Returns every message that the channel holds.
@@ -100,6 +119,7 @@ struct StatsText<'a> {
     #[serde(borrow)]
     version: Cow<'a, str>,
     start_time: i64,
+    index_bytes: Option<u64>,
     #[serde(borrow, deserialize_with = "named")]
     topics: Named<TopicText<'a>>,
 }
@@ -113,6 +133,7 @@ struct TopicText<'a> {
     depth: i64,
     message_count: u64,
     paused: bool,
+    oldest_ms: Option<u64>,
     #[serde(borrow, deserialize_with = "named")]
     channels: Named<ChannelText<'a>>,
 }
@@ -131,6 +152,7 @@ struct ChannelText<'a> {
     timeout_count: u64,
     client_count: i64,
     paused: bool,
+    oldest_ms: Option<u64>,
 }
 
 /// Items whose names are valid, sorted by name, and the number of names that are not.
@@ -157,7 +179,7 @@ impl NamedText for TopicText<'_> {
         *invalid_names += inside;
         let Ok(name) = TopicName::new(&self.topic_name) else { return None };
         let (depth, message_count, paused) = (count(self.depth), self.message_count, self.paused);
-        Some(TopicCounts { name, depth, message_count, paused, channels })
+        Some(TopicCounts { name, depth, message_count, paused, oldest_ms: self.oldest_ms, channels })
     }
 
     fn name(counts: &TopicCounts) -> &str {
@@ -179,6 +201,7 @@ impl NamedText for ChannelText<'_> {
             timeout_count: self.timeout_count,
             connections: count(self.client_count),
             paused: self.paused,
+            oldest_ms: self.oldest_ms,
         })
     }
 
@@ -228,9 +251,9 @@ impl<'de, R: NamedText + Deserialize<'de>> Visitor<'de> for ListVisitor<R> {
 
 impl<'de> Deserialize<'de> for QueueStats {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let StatsText { version, start_time, topics } = StatsText::deserialize(from)?;
+        let StatsText { version, start_time, index_bytes, topics } = StatsText::deserialize(from)?;
         let Named { items: topics, invalid_names } = topics;
-        Ok(Self { version: version.into_owned(), start_time, topics, invalid_names })
+        Ok(Self { version: version.into_owned(), start_time, index_bytes, topics, invalid_names })
     }
 }
 

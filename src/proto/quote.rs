@@ -28,6 +28,33 @@ pub fn excerpt(bytes: &[u8]) -> String {
     out
 }
 
+/// Appends a peer's text to a line of a terminal, with unprintable characters escaped, as long as
+/// `fits` accepts each character or escape. False if something was left out.
+pub fn escape_while(bytes: &[u8], out: &mut String, mut fits: impl FnMut(&str) -> bool) -> bool {
+    let mut add = |write: &dyn Fn(&mut String) -> std::fmt::Result| {
+        let begin = out.len();
+        let written = write(out);
+        debug_assert!(written.is_ok(), "a String takes all");
+        let is_added = fits(&out[begin..]);
+        if !is_added {
+            out.truncate(begin);
+        }
+        is_added
+    };
+    bytes.utf8_chunks().all(|chunk| {
+        let mut characters = chunk.valid().chars();
+        let is_plain = |c: char| c == '"' || c == '\\';
+        let add_character = |c: char| match is_plain(c) {
+            true => add(&|out| out.write_char(c)),
+            false => add(&|out| {
+                put(out, c);
+                Ok(())
+            }),
+        };
+        characters.all(add_character) && chunk.invalid().iter().all(|byte| add(&|out| write!(out, "\\x{byte:02x}")))
+    })
+}
+
 /// `bytes` in double quotes: printable characters unchanged, others as Go's escapes.
 pub(super) fn quote(bytes: &[u8]) -> String {
     let mut out = String::from('"');
@@ -86,6 +113,30 @@ mod tests {
             assert!(text.ends_with('…') && text.chars().count() == length * EXCERPT + 1, "{text}");
         }
         assert_eq!(excerpt(&[b'x'; EXCERPT]), "x".repeat(EXCERPT));
+    }
+
+    #[test]
+    fn text_is_escaped_as_far_as_it_fits() {
+        let escaped = |bytes: &[u8], most: usize| {
+            let (mut out, mut left) = ("> ".to_owned(), most);
+            let is_whole = escape_while(bytes, &mut out, |piece| {
+                let fits = piece.chars().count() <= left;
+                left = if fits { left - piece.chars().count() } else { 0 };
+                fits
+            });
+            (out, is_whole)
+        };
+        let text = b"\x1b[31m\"a\\\xff\xc3\xbc";
+        for (most, expected, is_whole) in [
+            (99, "> \\x1b[31m\"a\\\\xffü", true),
+            (16, "> \\x1b[31m\"a\\\\xffü", true),
+            (15, "> \\x1b[31m\"a\\\\xff", false),
+            (5, "> \\x1b[", false),
+            (3, "> ", false),
+        ] {
+            assert_eq!(escaped(text, most), (expected.to_owned(), is_whole), "{most}");
+        }
+        assert_eq!(escaped(b"", 0), ("> ".to_owned(), true));
     }
 
     /// The answers of nsqd 1.3.0 to PUB with these names.

@@ -89,6 +89,9 @@ pub struct TopicStats {
     pub paused: bool,
     /// End-to-end latency of messages.
     pub e2e_processing_latency: Latency,
+    /// The age of the oldest message that the topic holds, in milliseconds. nsqd does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
 }
 
 /// One channel.
@@ -119,6 +122,10 @@ pub struct ChannelStats {
     pub paused: bool,
     /// End-to-end latency of messages.
     pub e2e_processing_latency: Latency,
+    /// The age of the oldest message in milliseconds: in flight, deferred or next in the queue. nsqd
+    /// does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
 }
 
 /// One connection.

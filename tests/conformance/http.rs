@@ -62,6 +62,10 @@ fn masked(body: &str) -> String {
             body = format!("{head}{}", index.trim_start_matches(|c: char| c.is_ascii_digit()));
         }
     }
+    // nor the age of the oldest message
+    while let Some((head, age)) = body.split_once(r#","oldest_ms":"#) {
+        body = format!("{head}{}", age.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
     let lines = body.split_inclusive('\n').map(|line| match line.split_once(' ') {
         Some(("nsqd", _)) => "nsqd\n".to_owned(),
         Some((name @ ("start_time" | "uptime"), _)) => format!("{name}\n"),

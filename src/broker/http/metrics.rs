@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -77,8 +78,30 @@ pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
             let _ = writeln!(out, "mqueue_broker_{name}{{topic=\"{topic}\",channel=\"{name_of}\"}} {}", value(channel));
         }
     }
+    write_ages(&mut out, &topics);
     write_latencies(&mut out, &topics);
     text(out)
+}
+
+/// Ages of the oldest messages, in seconds; 0 where there are none.
+fn write_ages(out: &mut String, topics: &List<TopicStats>) {
+    let seconds = |oldest_ms: Option<u64>| Duration::from_millis(oldest_ms.unwrap_or(0)).as_secs_f64();
+    head(out, "topic_oldest_age_seconds", "gauge", "Age of the oldest message held by the topic");
+    for TopicStats { topic_name, oldest_ms, .. } in topics {
+        let age = seconds(*oldest_ms);
+        let _ = writeln!(out, "mqueue_broker_topic_oldest_age_seconds{{topic=\"{topic_name}\"}} {age}");
+    }
+    head(
+        out,
+        "channel_oldest_age_seconds",
+        "gauge",
+        "Age of the oldest message: in flight, deferred or next in the queue",
+    );
+    for (topic, channel) in topics.iter().flat_map(|topic| topic.channels.iter().map(move |c| (topic, c))) {
+        let labels = format!("topic=\"{}\",channel=\"{}\"", topic.topic_name, channel.channel_name);
+        let age = seconds(channel.oldest_ms);
+        let _ = writeln!(out, "mqueue_broker_channel_oldest_age_seconds{{{labels}}} {age}");
+    }
 }
 
 /// Quantiles of latencies, if they are measured.

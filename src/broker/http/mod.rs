@@ -1,10 +1,12 @@
-//! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics`.
+//! nsqd's HTTP API (`nsqd/http.go`): the same paths, codes and error bodies; and `/metrics` and
+//! `/channel/peek`.
 
 mod admin;
 mod config;
 mod info;
 mod methods;
 mod metrics;
+mod peek;
 mod publish;
 mod query;
 mod response;
@@ -51,12 +53,14 @@ pub fn router(api: Arc<HttpApi>) -> Router {
         .route("/topic/create", post(admin::create_topic))
         .route("/topic/delete", post(admin::delete_topic))
         .route("/topic/empty", post(admin::empty_topic))
+        .route("/topic/peek", get(peek::peek_topic))
         .route("/topic/pause", post(admin::pause_topic))
         .route("/topic/unpause", post(admin::unpause_topic))
         .route("/channel/create", post(admin::create_channel))
         .route("/channel/delete", post(admin::delete_channel))
         .route("/channel/empty", post(admin::empty_channel))
         .route("/channel/pause", post(admin::pause_channel))
+        .route("/channel/peek", get(peek::peek_channel))
         .route("/channel/pub", post(publish::publish_to_channel))
         .route("/channel/unpause", post(admin::unpause_channel))
         .route("/config/{option}", get(config::read).put(config::write))

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::broker::state::{BrokerPublishError, Missing};
 use crate::proto::stats::ErrorBody;
 
-const API_HEADER: (HeaderName, HeaderValue) =
+pub(super) const API_HEADER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-nsq-content-type"), HeaderValue::from_static("nsq; version=1.0"));
 const JSON_TYPE: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+pub use self::reader::DetachedReader;
 use self::reader::StoredBodyReader;
 use self::recover::DirectoryLock;
 pub use self::recover::OpenError;
@@ -30,7 +31,7 @@ use super::segment::{Extent, Segment, SegmentHeader, file_path, is_full};
 use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
 use super::write_batch::WriteBatch;
-use super::{Change, DiskSpace, Log, LogLocation, LogUsage, PublishedBatch, Relocated, SyncMode};
+use super::{Change, DiskSpace, Log, LogLocation, LogUsage, LoggedBodies, PublishedBatch, Relocated, SyncMode};
 use crate::proto::Bodies;
 
 /// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
@@ -484,6 +485,14 @@ impl Log for DiskLog {
                 keep_damaged(&self.path, location.segment);
             }
         })
+    }
+
+    fn logged_bodies(&self, location: LogLocation, length: u32, count: u32) -> LoggedBodies {
+        LoggedBodies { location, length, count, end: self.segments.end(location.segment).unwrap_or(0) }
+    }
+
+    fn detached_reader(&self) -> Option<DetachedReader> {
+        Some(DetachedReader::new(self.path.clone()))
     }
 
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64) {

@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub use self::disk::{DiskLog, LogOptions, OpenError};
+pub use self::disk::{DetachedReader, DiskLog, LogOptions, OpenError};
 pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
@@ -62,6 +62,17 @@ pub struct LogLocation {
     pub offset: u32,
     /// Offset of the first byte of the record that has the body.
     pub record: u32,
+}
+
+/// Consecutive bodies in the log, as they were at one moment: their segment may be removed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoggedBodies {
+    location: LogLocation,
+    /// Bytes of the bodies with their sizes, and their number.
+    length: u32,
+    count: u32,
+    /// The segment's good length.
+    end: u32,
 }
 
 /// Messages published together: all of them are written, or none.
@@ -212,6 +223,17 @@ pub trait Log: Send {
 
     /// Reads `count` consecutive bodies, of `length` bytes with their sizes.
     fn read(&mut self, location: LogLocation, length: u32, count: u32) -> io::Result<Bodies>;
+
+    /// Describes `count` consecutive bodies, of `length` bytes with their sizes, for
+    /// [`detached_reader`](Log::detached_reader).
+    fn logged_bodies(&self, location: LogLocation, length: u32, count: u32) -> LoggedBodies {
+        LoggedBodies { location, length, count, end: 0 }
+    }
+
+    /// A reader that works without the log, on another thread; `None` if nothing is stored.
+    fn detached_reader(&self) -> Option<DetachedReader> {
+        None
+    }
 
     /// Adds live messages to a segment: they need `bytes` bytes of it, [`BATCH_OVERHEAD`] included.
     fn hold(&mut self, segment: u32, messages: u32, bytes: u64);

@@ -4,12 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::super::log::{ChannelId, UnixMillis};
+use super::deferred::{DeferredRun, DeferredRuns};
 use super::in_flight::InFlightCopy;
 use super::latency::LatencyWindow;
 use super::message_store::MessageRun;
 use super::session::SessionId;
 use super::store::Store;
-use super::time::{Micros, Now};
+use super::time::Now;
 use crate::proto::{ChannelName, TopicName};
 
 /// Copies in a channel's queue.
@@ -17,15 +18,6 @@ use crate::proto::{ChannelName, TopicName};
 pub(super) struct QueuedRun {
     pub(super) run: MessageRun,
     pub(super) attempts: u16,
-}
-
-/// Deferred copies.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DeferredRun {
-    pub(super) run: MessageRun,
-    pub(super) attempts: u16,
-    pub(super) due: UnixMillis,
-    pub(super) until: Micros,
 }
 
 #[derive(Debug)]
@@ -47,8 +39,7 @@ pub(super) struct Channel {
     pub(super) backlog: usize,
     /// Copies in flight, by message id.
     pub(super) in_flight: HashMap<u64, InFlightCopy, ById>,
-    /// Deferred runs, by the id of their first message.
-    pub(super) deferred: HashMap<u64, DeferredRun, ById>,
+    pub(super) deferred: DeferredRuns,
     pub(super) deferred_count: usize,
     /// The channel's consumers, in order of subscription.
     pub(super) sessions: Vec<SessionId>,
@@ -74,7 +65,7 @@ impl Channel {
             depth: 0,
             backlog: 0,
             in_flight: HashMap::default(),
-            deferred: HashMap::default(),
+            deferred: DeferredRuns::default(),
             deferred_count: 0,
             sessions: Vec::new(),
             ready_queue: VecDeque::new(),
@@ -128,7 +119,7 @@ impl Channel {
             store.timers.remove(&(copy.deadline, self.id, id));
             store.release(copy.run);
         }
-        for (id, copies) in self.deferred.drain() {
+        for (id, copies) in self.deferred.take() {
             store.timers.remove(&(copies.until, self.id, id));
             store.release(copies.run);
         }

@@ -25,25 +25,30 @@ pub fn operations(input: &[u8]) {
     }
 }
 
-struct FuzzRun {
-    state: BrokerState,
-    now: Now,
+pub(super) struct FuzzRun {
+    pub(super) state: BrokerState,
+    pub(super) now: Now,
     topics: [TopicName; 2],
     channels: [ChannelName; 2],
     /// The sessions, each with the messages sent to it.
     sessions: Vec<(SessionId, Vec<MessageId>)>,
+    /// Everything that was sent to them.
+    pub(super) output: BytesMut,
 }
 
 impl FuzzRun {
     fn new() -> Self {
-        let limits = StateLimits {
-            mem_queue_size: 4,
-            max_msg_timeout: 3_000,
-            max_channel_consumers: 3,
-            ..StateLimits::default()
-        };
+        Self::with(BrokerState::new(Self::limits(), Box::new(MemoryLog)))
+    }
+
+    pub(super) fn limits() -> StateLimits {
+        StateLimits { mem_queue_size: 4, max_msg_timeout: 3_000, max_channel_consumers: 3, ..StateLimits::default() }
+    }
+
+    pub(super) fn with(state: BrokerState) -> Self {
         Self {
-            state: BrokerState::new(limits, Box::new(MemoryLog)),
+            state,
+            output: BytesMut::new(),
             now: Now { at: 0, unix_nanos: 1_700_000_000_000_000_000 },
             topics: ["a", "b#ephemeral"].map(|name| TopicName::new(name).expect("a valid name")),
             channels: ["x", "y#ephemeral"].map(|name| ChannelName::new(name).expect("a valid name")),
@@ -51,7 +56,7 @@ impl FuzzRun {
         }
     }
 
-    fn step(&mut self, operation: u8, which: usize, number: u64) {
+    pub(super) fn step(&mut self, operation: u8, which: usize, number: u64) {
         let (topic, channel) = (self.topics[which % 2].clone(), self.channels[which / 2 % 2].clone());
         let (state, now) = (&mut self.state, self.now);
         match operation % 16 {
@@ -123,6 +128,7 @@ impl FuzzRun {
             let mut out = WriteBuffer::new();
             let goes_on = self.state.take_output(id, &mut out, self.now);
             let mut bytes = BytesMut::from(&out.copy_to_bytes(out.remaining())[..]);
+            self.output.extend_from_slice(&bytes);
             while let Ok(Some(Frame::Message(message))) = Frame::decode(&mut bytes, 1 << 20) {
                 self.sessions[at].1.push(message.id);
             }

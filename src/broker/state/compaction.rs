@@ -356,7 +356,7 @@ impl BrokerState {
                 self.channels.get_mut(id).and_then(|it| it.in_flight.get_mut(message)).map(|it| &mut it.run)
             }
             HolderSlot::Deferred(id, message) => {
-                self.channels.get_mut(id).and_then(|it| it.deferred.get_mut(message)).map(|it| &mut it.run)
+                self.channels.get_mut(id).and_then(|it| it.deferred.get_mut(*message)).map(|it| &mut it.run)
             }
         };
         run.expect("it was found in this step")

@@ -35,7 +35,7 @@ impl BrokerState {
     /// Requeues a copy in flight that timed out, or deferred copies that are due.
     pub(super) fn requeue_expired(&mut self, id: ChannelId, message: u64, now: Now) {
         let channel = self.channels.get_mut(&id).expect("a removed channel has no timers");
-        if let Some(copies) = channel.deferred.remove(&message) {
+        if let Some(copies) = channel.deferred.remove(message) {
             channel.deferred_count -= copies.run.count as usize;
             channel.enqueue(QueuedRun { run: copies.run, attempts: copies.attempts }, &self.store);
         } else {

@@ -2,7 +2,8 @@
 //! and each timer.
 
 use super::BrokerState;
-use super::channel::{DeferredRun, QueuedRun};
+use super::channel::QueuedRun;
+use super::deferred::DeferredRun;
 use super::in_flight::InFlightCopy;
 use super::message_store::BATCH_BYTES;
 use super::publish::BrokerPublishError;
@@ -76,6 +77,7 @@ impl BrokerState {
             channel.queue.len() * size_of::<QueuedRun>()
                 + channel.in_flight.len() * table_entry_bytes::<InFlightCopy>()
                 + channel.deferred.len() * table_entry_bytes::<DeferredRun>()
+                + channel.deferred.kept_ids() * size_of::<u64>()
         });
         let of_topics = self.topics.values().map(|topic| topic.held.len() * size_of::<HeldRun>());
         of_channels.chain(of_topics).sum()

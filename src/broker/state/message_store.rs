@@ -20,6 +20,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::super::log::{BATCH_OVERHEAD, Log, LogLocation};
+use super::run_bodies::{BodySource, RunBodies};
 use super::time::{Micros, Millis};
 use crate::proto::Bodies;
 
@@ -422,6 +423,21 @@ impl MessageStore {
             Some(bodies) => Ok(bodies.clone()),
             None => log.read(batch.location, batch.length, batch.count),
         }
+    }
+
+    /// The bodies of a run, to be read without the store.
+    pub(super) fn run_bodies(&self, run: &MessageRun, log: &dyn Log) -> RunBodies {
+        let batch = self.get(run.key);
+        let source = match &batch.bodies {
+            Some(bodies) => BodySource::Memory(bodies.clone()),
+            None => BodySource::Log(log.logged_bodies(batch.location, batch.length, batch.count)),
+        };
+        RunBodies::new(source, run.offset, run.count)
+    }
+
+    /// Bytes of all bodies of a batch, with their sizes.
+    pub(super) fn length(&self, key: BatchKey) -> u32 {
+        self.get(key).length
     }
 
     /// Drops a reference to each message of a run; the last one removes the batch.

@@ -25,6 +25,7 @@ mod channel;
 pub mod check;
 mod compaction;
 mod consumer_commands;
+mod deferred;
 mod deliver;
 mod in_flight;
 mod index;
@@ -32,9 +33,14 @@ mod latency;
 mod message_store;
 #[cfg(test)]
 mod model;
+mod oldest;
+mod peek;
+#[cfg(test)]
+mod peek_tests;
 mod publish;
 mod recover;
 mod rest;
+mod run_bodies;
 mod session;
 mod stats;
 mod store;
@@ -55,13 +61,15 @@ use self::index::Index;
 use self::session::{Session, Sessions};
 use self::store::Store;
 use self::topic::Topic;
-use super::log::{ChannelId, Log, LogUsage};
+use super::log::{ChannelId, DetachedReader, Log, LogUsage};
 use crate::proto::{TopicName, WriteBuffer};
 
 pub use self::catalog::Missing;
 pub use self::consumer_commands::NotOwned;
 pub use self::latency::LatencySettings;
+pub use self::peek::{PeekError, PeekPosition, PeekSelection, PeekStep, PeekedRun};
 pub use self::publish::{BrokerPublishError, ChannelPublishError};
+pub use self::run_bodies::RunBodies;
 pub use self::session::{SessionId, SessionPhase, SessionSecurity, SessionSettings};
 pub use self::stats::StatsSelection;
 pub use self::time::{Micros, Now};
@@ -173,6 +181,11 @@ impl BrokerState {
     /// How much is in the log.
     pub fn position(&self) -> u64 {
         self.store.log.position()
+    }
+
+    /// A reader of bodies in the log, for use without the state; `None` without a log.
+    pub fn detached_reader(&self) -> Option<DetachedReader> {
+        self.store.log.detached_reader()
     }
 
     /// The size of the log.

@@ -60,6 +60,7 @@ impl BrokerState {
             message_bytes: topic.message_bytes,
             paused: topic.paused,
             e2e_processing_latency: self.latency.summary(windows, now.at),
+            oldest_ms: topic.oldest_ms(&self.store, now),
         })
     }
 
@@ -81,6 +82,7 @@ impl BrokerState {
             },
             paused: channel.paused,
             e2e_processing_latency: self.latency.summary(channel.latency.as_deref().into_iter(), now.at),
+            oldest_ms: channel.oldest_ms(&self.store, now),
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Topic {
     /// Messages that wait for a first channel, for the end of the pause, or until all channels are
     /// known.
     pub(super) held: VecDeque<HeldRun>,
+    /// Entries that ever left `held`: an entry's number is this count plus its index.
+    pub(super) taken: u64,
     /// Messages in `held`; `backlog` counts those whose bodies were only in the log from the start.
     pub(super) depth: usize,
     pub(super) backlog: usize,
@@ -45,6 +47,7 @@ impl Topic {
             awaits_channels: false,
             channels: BTreeMap::new(),
             held: VecDeque::new(),
+            taken: 0,
             depth: 0,
             backlog: 0,
             message_count: 0,
@@ -75,6 +78,7 @@ impl Topic {
     /// Removes and returns the held messages.
     pub(super) fn take_held(&mut self) -> VecDeque<HeldRun> {
         (self.depth, self.backlog) = (0, 0);
+        self.taken += self.held.len() as u64;
         std::mem::take(&mut self.held)
     }
 

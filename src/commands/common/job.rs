@@ -8,8 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use mqueue::handler::json_text;
-use mqueue::proto::{Message, MessageId};
+use mqueue::proto::{Message, MessageId, json_body};
 
 /// Name of the header with the longest time between two lines of a stream, in seconds.
 pub(crate) const HEARTBEAT_HEADER: &str = "x-mqueue-heartbeat";
@@ -30,14 +29,14 @@ pub(crate) struct JobLine<'a> {
 impl<'a> JobLine<'a> {
     /// Makes a job from a message.
     pub(crate) fn new(token: String, message: &'a Message) -> Self {
-        let (body, encoding) = json_text(&message.body);
+        let (body, encoding) = json_body::text(&message.body);
         Self {
             token: Cow::Owned(token),
             id: Cow::Owned(message.id.to_string()),
             timestamp: message.timestamp,
             attempts: message.attempts,
             body,
-            encoding: encoding.map(Cow::Borrowed),
+            encoding: encoding.map(|encoding| Cow::Borrowed(encoding.as_str())),
         }
     }
 

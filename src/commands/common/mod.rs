@@ -1,6 +1,7 @@
 //! Modules that several commands share.
 
 pub(crate) mod bearer_tokens;
+pub(crate) mod body_pattern;
 pub(crate) mod broker_args;
 pub(crate) mod broker_process;
 pub(crate) mod child_process;
@@ -21,6 +22,7 @@ pub(crate) mod journal;
 pub(crate) mod json_response;
 pub(crate) mod latency;
 pub(crate) mod log_filter;
+pub(crate) mod message_lines;
 pub(crate) mod metrics;
 pub(crate) mod notice;
 pub(crate) mod nsqd_result;
@@ -37,6 +39,7 @@ pub(crate) mod schedule;
 pub(crate) mod security_args;
 pub(crate) mod server_tls_args;
 pub(crate) mod service;
+pub(crate) mod short_duration;
 pub(crate) mod silent_brokers;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;

@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::exit::{Exit, Failure};
 use mqueue::io_error::describe;
@@ -34,6 +37,26 @@ pub(crate) fn check() -> Result<(), Failure> {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Writes bytes and flushes them; blocks as long as the reader does.
+///
+/// # Errors
+/// Fails if the system takes no more; see [`ended`].
+pub(crate) fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match CLOSED.load(Ordering::Relaxed) {
+        true => Err(io::Error::from_raw_os_error(nix::errno::Errno::EBADF as i32)),
+        false => out.write_all(bytes).and_then(|()| out.flush()),
+    }
+}
+
+/// Returns true if standard output is a pipe or a socket whose reader is gone.
+pub(crate) fn reader_is_gone() -> bool {
+    let stdout = io::stdout();
+    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..)) && asked[0].revents().is_some_and(|is| is.intersects(gone))
 }
 
 /// Returns true for the error of a pipe whose reader is gone, as in `… | head`: no failure of the
@@ -70,12 +93,7 @@ pub(crate) struct ProgressOutput {
 impl ProgressOutput {
     /// Writes the text and flushes it.
     pub(crate) fn write(&self, text: &str) {
-        let mut out = io::stdout().lock();
-        let written = match CLOSED.load(Ordering::Relaxed) {
-            true => Err(io::Error::from_raw_os_error(nix::errno::Errno::EBADF as i32)),
-            false => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
-        };
-        if let Err(error) = written {
+        if let Err(error) = write(text.as_bytes()) {
             self.closed.replace(Some(error));
         }
     }

@@ -9,10 +9,11 @@ use crate::commands::common::{broker_args, socket_args};
 
 /// List streams and groups: messages, rates, consumers
 ///
-/// Sums over all nsqds: messages that wait (DEPTH), in flight and deferred; messages a second
-/// published to a stream (IN/S) and finished by a group (OUT/S); connections of consumers, or
-/// `asleep` if a group has none but a socket on this machine; the dead letters of a stream. A
-/// stream's own DEPTH are messages that no group has yet.
+/// Sums over all nsqds: messages that wait (DEPTH), in flight and deferred; the age of the oldest
+/// message, which only `mqueue broker` tells; messages a second published to a stream (IN/S) and
+/// finished by a group (OUT/S); connections of consumers, or `asleep` if a group has none but a
+/// socket on this machine; the dead letters of a stream. A stream's own DEPTH are messages that no
+/// group has yet.
 ///
 /// Exit code: 0; 1 if an nsqd or nsqlookupd did not answer, or the stream does not exist; 69 if no
 /// nsqd answered.

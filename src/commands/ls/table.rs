@@ -1,13 +1,26 @@
 //! The list as a table.
 
+use std::time::Duration;
+
+use crate::commands::common::short_duration::short_duration;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use crate::commands::common::text_table::TextTable;
 
 /// Formats the rows, with rates if they were measured.
 pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
-    let head =
-        ["STREAM/GROUP", "DEPTH", "IN FLIGHT", "DEFERRED", "IN/S", "OUT/S", "CONSUMERS", "DEAD LETTERS", "STATE"];
-    let mut table = TextTable::new(head).with_text_in(8);
+    let head = [
+        "STREAM/GROUP",
+        "DEPTH",
+        "IN FLIGHT",
+        "DEFERRED",
+        "OLDEST",
+        "IN/S",
+        "OUT/S",
+        "CONSUMERS",
+        "DEAD LETTERS",
+        "STATE",
+    ];
+    let mut table = TextTable::new(head).with_text_in(9);
     let rate = |rate: Option<f64>| match rate {
         Some(rate) if with_rates => in_digits(rate),
         _ => "-".to_owned(),
@@ -19,6 +32,7 @@ pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
             stream.state.depth.to_string(),
             nothing(),
             nothing(),
+            age(stream.state.oldest_ms),
             rate(stream.published_per_second),
             nothing(),
             nothing(),
@@ -31,6 +45,7 @@ pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
                 group.state.depth.to_string(),
                 group.state.in_flight.to_string(),
                 group.state.deferred.to_string(),
+                age(group.state.oldest_ms),
                 nothing(),
                 rate(group.finished_per_second),
                 consumers(group),
@@ -40,6 +55,11 @@ pub(super) fn text(rows: &[StreamListing], with_rates: bool) -> String {
         }
     }
     table.text()
+}
+
+/// The age of the oldest message, if there is one and its broker tells it.
+fn age(oldest_ms: Option<u64>) -> String {
+    oldest_ms.map_or_else(|| "-".to_owned(), |millis| short_duration(Duration::from_millis(millis)))
 }
 
 fn consumers(group: &GroupListing) -> String {
@@ -70,7 +90,7 @@ mod tests {
     #[test]
     fn the_table_shows_streams_groups_and_pauses() {
         let mut group = ClusterGroup::default();
-        (group.depth, group.nsqds, group.paused_on) = (12, 3, 1);
+        (group.depth, group.nsqds, group.paused_on, group.oldest_ms) = (12, 3, 1, Some(192_345));
         let groups = vec![GroupListing {
             group: "billing".parse().unwrap(),
             state: group,
@@ -90,9 +110,9 @@ mod tests {
         assert_eq!(
             text(std::slice::from_ref(&row), true),
             "\
-STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
-orders            0          -         -   0.5      -          -             2  paused
-  billing        12          0         0     -   1235     asleep             -  paused on 1 of 3
+STREAM/GROUP  DEPTH  IN FLIGHT  DEFERRED  OLDEST  IN/S  OUT/S  CONSUMERS  DEAD LETTERS  STATE
+orders            0          -         -       -   0.5      -          -             2  paused
+  billing        12          0         0   3m12s     -   1235     asleep             -  paused on 1 of 3
 "
         );
         assert!(!text(&[row], false).contains("0.5"));

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::{LogLocation, file_path};
+use super::{LogLocation, LoggedBodies, file_path};
 use crate::proto::Bodies;
 
 /// Maximum number of open segment files; a backlog may have more segments than a process may have
@@ -57,6 +57,26 @@ struct CachedRecord {
     record: u32,
     /// The payload, if the checksum is right; else when it was found to be wrong.
     payload: Result<Bytes, Instant>,
+}
+
+/// A reader of bodies without the log. It changes nothing, and says nothing about damage: a body
+/// that it cannot read may have been relocated, or finished, with its segment removed.
+#[derive(Debug)]
+pub struct DetachedReader(StoredBodyReader);
+
+impl DetachedReader {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(StoredBodyReader::new(path))
+    }
+
+    /// Reads bodies, in a record that is read and checked as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the bodies are not there (any more), or if their checksum is wrong.
+    pub fn read(&mut self, bodies: &LoggedBodies) -> io::Result<Bodies> {
+        self.0.read(bodies.location, bodies.length, bodies.count, bodies.end)
+    }
 }
 
 impl StoredBodyReader {
