@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::chromium::pictures;
-use crate::support::{Chromium, Client, Nsqd, Web, mqueue, needs, wait_until};
+use crate::support::{Chromium, Client, FakeCluster, Nsqd, Web, mqueue, needs, wait_until};
 use crate::web_letters::{add_letter, with_token};
 
 const WIDE: (u32, u32) = (1280, 800);
@@ -225,6 +225,38 @@ fn doctors_commands_can_be_copied() {
     assert_eq!(chromium.eval(overflow), json!(false), "nothing sticks out");
     chromium.press("w");
     chromium.wait_for("#wakeup", "--wakeup-http-address");
+    chromium.assert_calm(&web.url());
+}
+
+#[test]
+fn messages_of_the_embedded_broker_are_shown_and_nsqds_are_not() {
+    needs!("nsqd");
+    let Some(mut chromium) = Chromium::start() else { return };
+    for (nsqd, words) in [(Nsqd::embedded(&[]), "<b>one</b>"), (Nsqd::real(&[]), "mqueue tail orders")] {
+        nsqd.create("orders", "billing");
+        nsqd.publish("orders", b"<b>one</b>");
+        add_letter(&nsqd, "no money", b"letter");
+        let web = Web::start(&nsqd, "");
+        chromium.open(&format!("{}#/s/orders/billing", web.url()), NARROW, false);
+        chromium.click("button[data-state=waiting]");
+        chromium.wait_for("#peek", words);
+        chromium.eval("location.hash = '#/letters/orders'");
+        chromium.wait_for("main", if words.contains("tail") { "mqueue errors --stream=orders" } else { "no money" });
+        chromium.assert_calm(&web.url());
+    }
+}
+
+#[test]
+fn ten_thousand_streams_are_filtered_and_opened() {
+    let Some(mut chromium) = Chromium::start() else { return };
+    let cluster = FakeCluster::start(1, 10_000, 1, 0);
+    let web = Web::with(&format!("--nsqd-http-address {}", cluster.http()));
+    chromium.open(&web.url(), WIDE, true);
+    chromium.wait_for("main", "19,700 more rows");
+    chromium.fill("#filter", "orders-9999");
+    wait_until("two rows", || chromium.count("tbody tr") == 2);
+    chromium.click("tbody tr:nth-child(2) a");
+    chromium.wait_for("h1", "stream-of-orders-9999 / group-0");
     chromium.assert_calm(&web.url());
 }
 

@@ -198,3 +198,52 @@ fn a_broker_serves_its_own_page() {
     let none = mqueue("broker --memory --tcp-address 127.0.0.1:0 --http-address= --web 127.0.0.1:0").run();
     assert_eq!((none.code, none.stderr.contains("--http-address")), (Some(2), true), "{}", none.stderr);
 }
+
+#[test]
+fn the_embedded_broker_shows_messages_and_letters_without_a_token() {
+    let nsqd = Nsqd::embedded(&[]);
+    nsqd.create("orders", "billing");
+    nsqd.publish("orders", b"one <b>");
+    nsqd.publish("orders", &[0xff; 10_000]);
+    (0..3).for_each(|number| add_letter(&nsqd, "exit status 1", format!("order {number}").as_bytes()));
+    nsqd.publish("orders.dead", b"somebody else's");
+    let web = Web::start(&nsqd, "");
+    let peeked = web.get("/api/peek?target=orders/billing").json();
+    let (first, second) = (&peeked["messages"][0], &peeked["messages"][1]);
+    assert_eq!(
+        (&first["body"], &first["state"], &first["attempts"]),
+        (&"one <b>".into(), &"waiting".into(), &0.into())
+    );
+    assert_eq!((&second["size"], &second["binary"], &second["cut"]), (&10_000.into(), &true.into(), &true.into()));
+    assert_eq!(web.get("/api/peek?target=orders/billing&state=in_flight").json()["messages"], json!([]));
+    assert_eq!(web.get("/api/peek?target=orders/billing&state=lost").status, 422);
+    let found = |search: &str| web.get(&format!("/api/letters?stream=orders&search={search}")).json();
+    let all = found("");
+    assert_eq!(
+        (all["letters"].as_array().unwrap().len(), &all["total"], &all["complete"]),
+        (4, &4.into(), &true.into())
+    );
+    let one = found("order%202");
+    assert_eq!((one["letters"].as_array().unwrap().len(), &one["letters"][0]["body"]), (1, &"order 2".into()), "{one}");
+    nsqd.create("orders.dead", "errors");
+    wait_until("the group to have them", || nsqd.channel("orders.dead", "errors").depth == 4);
+    assert_eq!(found("exit")["letters"].as_array().unwrap().len(), 3);
+    assert_eq!(nsqd.channel("orders.dead", "errors").depth, 4, "nothing was taken");
+    assert_eq!(web.get("/api/letters?stream=other").json()["letters"], json!([]));
+    let mut events = web.events();
+    let row = events.wait_for("the age", |stream| stream["groups"][0]["oldest"].is_u64());
+    assert_eq!(row["stream"], "orders");
+}
+
+#[test]
+fn nsqd_shows_no_messages() {
+    needs!("nsqd");
+    let nsqd = Nsqd::real(&[]);
+    nsqd.create("orders", "billing");
+    add_letter(&nsqd, "exit status 1", b"order");
+    let web = Web::start(&nsqd, "");
+    assert_eq!(web.get("/api/peek?target=orders/billing").json()["nsqds"], json!([nsqd.http()]));
+    let refused = web.get("/api/letters?stream=orders");
+    assert_eq!((refused.status, refused.body.contains("without delivering it")), (409, true));
+    assert!(nsqd.channels("orders.dead").is_empty(), "no group was created");
+}

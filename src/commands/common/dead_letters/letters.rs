@@ -111,9 +111,7 @@ impl Letter {
 
     /// Returns true if the body, the reason or the group contains the text.
     fn has(&self, text: &str) -> bool {
-        let letter = self.letter.as_ref();
-        let told = letter.is_some_and(|letter| letter.reason.contains(text) || letter.group.as_str().contains(text));
-        told || memchr::memmem::find(self.body(), text.as_bytes()).is_some()
+        matches(self.letter.as_ref(), self.body(), text)
     }
 
     /// Removes the letter from its stream (FIN).
@@ -125,6 +123,13 @@ impl Letter {
     pub(crate) fn give_back(self) {
         self.deliveries.into_iter().for_each(Delivery::release);
     }
+}
+
+/// Returns true if the body, the reason or the group of a letter contains the text. `None` is a
+/// message that is no letter.
+pub(crate) fn matches(letter: Option<&DeadLetter>, body: &[u8], text: &str) -> bool {
+    let told = letter.is_some_and(|letter| letter.reason.contains(text) || letter.group.as_str().contains(text));
+    told || memchr::memmem::find(body, text.as_bytes()).is_some()
 }
 
 /// The letters, each once.

@@ -214,6 +214,9 @@ struct ShownGroup<'a> {
     in_flight: u64,
     #[serde(skip_serializing_if = "is_zero")]
     deferred: u64,
+    /// The age of the oldest message in seconds, if the broker tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<u64>,
     #[serde(rename = "out", skip_serializing_if = "Option::is_none")]
     finished: Option<f64>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -252,6 +255,7 @@ impl<'a> ShownGroup<'a> {
             depth: state.depth,
             in_flight: state.in_flight,
             deferred: state.deferred,
+            oldest: state.oldest_ms.map(|millis| millis / 1000),
             finished: row.finished_per_second.and_then(tenths),
             consumers: state.connections,
             asleep: row.asleep,

@@ -28,9 +28,10 @@ use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::worker_flags::dead_letters;
 use mqueue::proto::{TopicName, excerpt};
+use mqueue::worker::DeadLetter;
 
 /// The maximum of letters in a list.
-const MAX_LISTED: usize = 100;
+pub(super) const MAX_LISTED: usize = 100;
 /// The maximum in flight for a list: bodies may be long, and parts of one letter come together.
 const LISTED_IN_FLIGHT: u32 = 16;
 /// The length of bodies after which a list ends, in bytes.
@@ -38,7 +39,9 @@ const MAX_LISTED_BYTES: usize = 16 << 20;
 /// The time that a request waits for another one.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest text to search for, in bytes.
-const MAX_SEARCH: usize = 1000;
+pub(super) const MAX_SEARCH: usize = 1000;
+/// The longest reason that is shown, in characters.
+const MAX_REASON: usize = 1000;
 /// The group that keeps letters for this program; that of `mqueue errors`, too.
 const GROUP: &str = "errors";
 
@@ -66,19 +69,24 @@ pub(super) struct ShownLetter {
 
 impl ShownLetter {
     fn new(letter: &Letter) -> Self {
-        let body = ShownBody::new(letter.body());
-        match &letter.letter {
+        Self::of(letter.letter.as_ref(), &letter.id(), letter.body())
+    }
+
+    /// Shows a letter; `None` for a message that is none, with this id.
+    pub(super) fn of(letter: Option<&DeadLetter>, id: &str, body: &[u8]) -> Self {
+        let body = ShownBody::new(body);
+        match letter {
             Some(dead) => Self {
-                id: excerpt(letter.id().as_bytes()),
+                id: excerpt(dead.id.as_bytes()),
                 group: Some(dead.group.to_string()),
                 attempts: dead.attempts,
-                reason: dead.reason.clone(),
+                reason: dead.reason.chars().take(MAX_REASON).collect(),
                 died: dead.died / 1_000_000,
                 body,
             },
             None => {
                 let reason = "not a dead letter".to_owned();
-                Self { id: letter.id(), group: None, attempts: 0, reason, died: 0, body }
+                Self { id: id.to_owned(), group: None, attempts: 0, reason, died: 0, body }
             }
         }
     }

@@ -17,6 +17,7 @@ mod feed;
 mod history;
 mod insight;
 mod letters;
+mod peek;
 mod routes;
 mod shared_answer;
 mod shown_body;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::ShownClients;
 use super::feed::{PageUpdate, event};
 use super::history::{ChartSpan, MAX_SERIES};
-use super::{MAX_VIEWERS, WebPage, actions, assets, insight, letters};
+use super::{MAX_VIEWERS, WebPage, actions, assets, insight, letters, peek};
 use crate::commands::common::http_server::RequestConnection;
 use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::query_params::QueryParams;
@@ -33,6 +33,8 @@ pub(super) fn router(page: Arc<WebPage>) -> Router {
         .route("/api/history", get(history))
         .route("/api/sparks", get(sparks))
         .route("/api/clients", get(clients))
+        .route("/api/peek", get(peek::messages))
+        .route("/api/letters", get(peek::letters))
         .route("/api/doctor", get(doctor))
         .route("/api/wakeup", get(wakeup))
         .route_layer(from_fn_with_state(page.clone(), look));

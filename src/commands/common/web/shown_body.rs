@@ -21,6 +21,13 @@ pub(super) struct ShownBody {
 }
 
 impl ShownBody {
+    /// Shows a body of `size` bytes, of which only the beginning is known.
+    pub(super) fn beginning(body: &[u8], size: u64) -> Self {
+        let shown = Self::new(body);
+        let size = usize::try_from(size).unwrap_or(usize::MAX).max(body.len());
+        Self { size, cut: shown.cut || size > body.len(), ..shown }
+    }
+
     /// Shows a body.
     pub(super) fn new(body: &[u8]) -> Self {
         let beginning = &body[..body.len().min(MAX_TEXT)];

@@ -338,7 +338,7 @@
 
   const COLUMNS = [
     ["name", "Stream / group", "name"], ["spark", "Last minute", "mid"], ["depth", "Depth", "n"], ["in_flight", "In flight", "n mid"],
-    ["deferred", "Deferred", "n mid"], ["in", "In/s", "n"], ["out", "Out/s", "n"], ["consumers", "Consumers", "n low"],
+    ["deferred", "Deferred", "n mid"], ["oldest", "Oldest", "n mid"], ["in", "In/s", "n"], ["out", "Out/s", "n"], ["consumers", "Consumers", "n low"],
     ["dead_letters", "Dead letters", "n low"], ["state", "State", ""],
   ];
   const pausedText = (row) => (!isPaused(row) ? "" : row.paused_on === row.nsqds ? "paused" : "paused on " + row.paused_on + " of " + row.nsqds);
@@ -383,6 +383,7 @@
       } else {
         this.number("in_flight", row.in_flight);
         this.number("deferred", row.deferred);
+        this.number("oldest", row.oldest, row.oldest === undefined ? "" : span(row.oldest));
         this.number("out", row.out, rate(row.out));
         this.number("consumers", row.consumers, row.asleep ? "asleep" : undefined);
       }
@@ -654,7 +655,8 @@
     const letters = el("a", { href: "#/letters/" + encodeURIComponent(stream), text: "Dead letters" });
     main.replaceChildren(heading, facts, actions, charts.node);
     if (table) main.append(el("h2", { text: "Groups" }), table.node);
-    main.append(el("h2", { text: "Consumers" }), clients.node, el("p", {}, letters));
+    const peek = new Peek(target);
+    main.append(el("h2", { text: "Consumers" }), clients.node, el("h2", { text: "Messages" }), peek.node, el("p", {}, letters));
     const update = () => {
       const row = find(target);
       actions.hidden = !settings.actions;
@@ -710,8 +712,9 @@
     }
   }
 
-  function since(millis) {
-    const seconds = Math.max(0, Math.round((Date.now() - millis) / 1000));
+  const since = (millis) => span(Math.max(0, Math.round((Date.now() - millis) / 1000)));
+
+  function span(seconds) {
     for (const [unit, name] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= 2 * unit) return Math.floor(seconds / unit) + " " + name;
     return seconds + " s";
   }
@@ -727,6 +730,33 @@
     pre.textContent = cleanBody(text);
     const about = bytes(message.size) + (message.binary ? ", binary" : "") + (message.cut ? ", the beginning" : "");
     return el("div", {}, pre, el("p", { class: "dim", text: about }));
+  }
+
+  // Messages that the embedded broker shows without their delivery.
+  class Peek {
+    constructor(target) {
+      this.target = target;
+      const states = target.includes("/") ? [["waiting", "Waiting"], ["in_flight", "In flight"], ["deferred", "Deferred"]] : [["held", "Without a group"]];
+      const buttons = states.map(([state, label]) => button(label, () => this.look(state), { "data-state": state }));
+      this.list = el("div", { id: "peek" });
+      this.node = el("div", {}, el("div", { class: "bar" }, el("span", { class: "dim", text: "Show without taking:" }), ...buttons), this.list);
+    }
+
+    async look(state) {
+      this.list.replaceChildren(el("p", { class: "dim", text: "…" }));
+      try {
+        const found = await api("/api/peek?state=" + state + "&target=" + encodeURIComponent(this.target));
+        const notes = found.errors.map((text) => el("p", { class: "bad", text }));
+        if (found.nsqds.length) notes.push(el("p", { class: "dim", text: "nsqd at " + found.nsqds.join(", ") + " shows no message without delivering it. New ones:" }), command("mqueue tail " + this.target.split("/")[0]));
+        else if (!found.messages.length && !notes.length) notes.push(el("p", { class: "dim", text: "None." }));
+        this.list.replaceChildren(...found.messages.map((message) => el("div", { class: "card message" },
+          el("p", { class: "dim", text: [message.id, plural(message.attempts, "attempt"), span(Math.round(message.age_ms / 1000)) + " old",
+            message.due_in_ms === null ? "" : (message.client === null ? "due in " : "with " + message.client + ", times out in ") + span(Math.round(message.due_in_ms / 1000)), message.nsqd].filter(Boolean).join(" · ") }),
+          message.error ? el("p", { class: "bad", text: message.error }) : body(message))), ...notes);
+      } catch (error) {
+        this.list.replaceChildren(el("p", { class: "bad", text: error.message }));
+      }
+    }
   }
 
   async function copy(text, from) {
@@ -751,22 +781,33 @@
     const list = el("div", { id: "letters" });
     const note = el("p", { class: "dim" });
     let searched = "";
-    const ask = async (verb) => {
-      if (!settings.actions) return;
+    const showLetters = (found) => {
+      const shown = found.letters.length;
+      note.textContent = (found.complete ? plural(shown, "letter") : "The first " + plural(shown, "letter")) + (searched ? " with " + JSON.stringify(clean(searched)) : "") + ", of " + count(found.total) + ".";
+      list.replaceChildren(...found.letters.map((letter) => el("div", { class: "card letter" },
+        el("p", {}, el("strong", { text: letter.reason }), el("span", { class: "dim", text: " · " + ["group " + (letter.group ?? "–"), plural(letter.attempts, "attempt"), letter.died ? new Date(letter.died).toISOString().slice(0, 19).replace("T", " ") + " UTC" : "", letter.id].filter(Boolean).join(" · ") })),
+        body(letter))));
+    };
+    // The broker shows them without their delivery; nsqd needs a token, and the user's wish.
+    const read = async (isAsked) => {
+      try {
+        return showLetters(await api("/api/letters?stream=" + encodeURIComponent(stream) + "&search=" + encodeURIComponent(searched)));
+      } catch (error) {
+        if (error.status !== 409) throw error;
+      }
+      readOnly.hidden = settings.actions;
+      if (settings.actions && (isAsked || token())) showLetters(await api("/api/letters/list", { stream, search: searched }));
+      else note.textContent = settings.actions ? "Search takes them from nsqd and gives them back." : "";
+    };
+    const ask = async (verb, isAsked = true) => {
       note.textContent = verb === "list" ? "Reading …" : "Working …";
       buttons.forEach((it) => { it.disabled = true; });
       try {
-        const done = await api("/api/letters/" + verb, { stream, search: searched });
-        if (verb === "list") {
-          const shown = done.letters.length;
-          note.textContent = (done.complete ? plural(shown, "letter") : "The first " + plural(shown, "letter")) + (searched ? " with " + JSON.stringify(clean(searched)) : "") + ", of " + count(done.total) + ".";
-          list.replaceChildren(...done.letters.map((letter) => el("div", { class: "card letter" },
-            el("p", {}, el("strong", { text: letter.reason }), el("span", { class: "dim", text: " · group " + (letter.group ?? "–") + " · " + plural(letter.attempts, "attempt") + " · " + (letter.died ? new Date(letter.died).toISOString().slice(0, 19).replace("T", " ") + " UTC" : "") + " · " + letter.id })),
-            body(letter))));
-        } else {
+        if (verb !== "list") {
+          const done = await api("/api/letters/" + verb, { stream, search: searched });
           say(done.text + (done.error ? "; stopped: " + done.error : ""));
-          await ask("list");
         }
+        await read(isAsked);
       } catch (error) {
         note.textContent = clean(error.message);
       }
@@ -784,18 +825,16 @@
     const buttons = [button("Search", search), button("Retry all that match", () => acted("redrive"), { id: "redrive" }), button("Drop all that match", () => acted("drop"), { class: "bad", id: "drop" })];
     input.addEventListener("keydown", (event) => event.key === "Enter" && search());
     const bar = el("div", { class: "bar" }, input, ...buttons);
-    const readOnly = el("div", {}, el("p", { text: "This page is read-only. In a shell:" }), command("mqueue errors --stream=" + stream));
+    const readOnly = el("div", { hidden: true }, el("p", { text: "nsqd shows no message without delivering it, and this page is read-only. In a shell:" }), command("mqueue errors --stream=" + stream));
     const facts = el("p", { class: "dim" });
     main.replaceChildren(el("h1", {}, el("a", { href: "#/letters", text: "dead letters" }), " / ", el("a", { href: linkTo(stream), text: stream })), facts, bar, readOnly, note, list);
     let listed = false;
     const update = () => {
-      bar.hidden = !settings.actions;
-      readOnly.hidden = settings.actions || !at;
+      buttons.slice(1).forEach((it) => { it.hidden = !settings.actions; });
       setText(facts, at ? plural(streams.get(stream)?.dead_letters ?? 0, "dead letter") : "…");
-      // without a token the user begins, since a dialog that opens by itself is in the way
-      if (!listed && at && settings.actions && token()) {
+      if (!listed && at) {
         listed = true;
-        ask("list");
+        ask("list", false);
       }
     };
     return { name: "letters", title: "dead letters of " + stream, input, update, back: "#/letters" };
