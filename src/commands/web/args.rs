@@ -11,7 +11,7 @@ use mqueue::proto::HostPort;
 
 /// Serve a page that shows streams and groups live in a browser
 ///
-/// What `mqueue ls` prints, live, with charts of the last 24 hours. Read-only, unless
+/// The figures of `mqueue ls`, live, with charts of the last 24 hours. Read-only, unless
 /// --allow-actions and a file of tokens allow pausing, emptying and deleting. Every action is
 /// logged with the name of its token.
 #[derive(Debug, clap::Args)]

@@ -20,6 +20,7 @@ async function open({ url, width, height, dark }) {
     permissions: ["clipboard-read", "clipboard-write"],
   });
   await page?.context().close();
+  seen.requests.length = 0;
   page = await context.newPage();
   page.setDefaultTimeout(15000);
   page.on("pageerror", (error) => seen.errors.push(String(error)));

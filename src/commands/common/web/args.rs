@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Who may look and act.
+/// The access to the page.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Access")]

@@ -21,7 +21,7 @@ use crate::commands::common::cluster_listing::{ClusterListing, ClusterWatch, Nsq
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::proto::TopicName;
 
-/// What viewers are told: the latest listing, and the past.
+/// The latest listing for viewers, and the past.
 #[derive(Debug)]
 pub(super) struct PageFeed {
     updates: watch::Receiver<Arc<PageUpdate>>,

@@ -1,4 +1,4 @@
-//! What other commands say: doctor's findings, and the state of wakeup.
+//! The findings of `mqueue doctor`, and the state of wakeup.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -69,7 +69,7 @@ const WAKEUP_KEPT: Duration = Duration::from_secs(1);
 /// The time for connections to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a page shows, and to whom.
+/// The content of a page, and the access to it.
 #[derive(Debug)]
 pub(crate) struct WebSettings {
     pub(crate) cluster: ClusterApis,
