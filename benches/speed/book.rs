@@ -26,7 +26,7 @@ pub enum Goal {
     /// The lowest ratio.
     AtLeast(f64),
     /// The highest difference, in the unit of the figures.
-    AtMostMore(f64),
+    MoreByAtMost(f64),
 }
 
 impl Goal {
@@ -34,7 +34,7 @@ impl Goal {
         match self {
             Self::AtMost(most) => ours / peer <= most,
             Self::AtLeast(least) => ours / peer >= least,
-            Self::AtMostMore(most) => ours - peer <= most,
+            Self::MoreByAtMost(most) => ours - peer <= most,
         }
     }
 
@@ -42,7 +42,7 @@ impl Goal {
         match self {
             Self::AtMost(most) => format!("≤ {most}×"),
             Self::AtLeast(least) => format!("≥ {least}×"),
-            Self::AtMostMore(most) => format!("≤ {most} {unit} more"),
+            Self::MoreByAtMost(most) => format!("≤ {most} {unit} more"),
         }
     }
 }

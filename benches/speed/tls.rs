@@ -65,7 +65,7 @@ fn measure(gonsq: &Path) {
                 "publish 200 B, batches of 200, one connection",
                 [Some(Goal::AtMost(1.25)), Some(Goal::AtMost(1.15))],
             ),
-            (1, "publish → OK, one at a time, 200 B, p50, one connection", [Some(Goal::AtMostMore(60.0)), None]),
+            (1, "publish → OK, one at a time, 200 B, p50, one connection", [Some(Goal::MoreByAtMost(60.0)), None]),
         ] {
             let secured = served(&broker, &certificates);
             pin(secured.pid(), "1");
