@@ -18,6 +18,7 @@ pub(crate) mod job;
 pub(crate) mod journal;
 pub(crate) mod latency;
 pub(crate) mod log_filter;
+pub(crate) mod message_ages;
 pub(crate) mod metrics;
 pub(crate) mod notice;
 pub(crate) mod open_files;
