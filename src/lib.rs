@@ -111,7 +111,7 @@ pub mod proto;
 pub mod shutdown;
 #[cfg(feature = "systemd")]
 pub mod systemd;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "broker", feature = "systemd"))]
 #[doc(hidden)]
 pub mod wake;
 pub mod worker;

@@ -108,3 +108,27 @@ fn nsqlookupd_forgets_what_is_deleted() {
     wait_until("nsqlookupd to know nothing of it", || !channels().contains("billing"));
     assert!(nsqds[0].channels("orders").is_empty());
 }
+
+/// Returns true if the stream -orders is paused.
+fn is_topic_paused(nsqd: &Nsqd) -> bool {
+    nsqd.stats().topics.iter().any(|topic| topic.topic_name == "-orders" && topic.paused)
+}
+
+#[test]
+fn several_first_groups_of_a_stream_each_get_the_messages_that_waited() {
+    needs!("nsqd");
+    for is_paused in [false, true] {
+        let nsqd = Nsqd::start();
+        nsqd.publish_lines("-orders", b"a\nb\nc");
+        if is_paused {
+            nsqd.post("/topic/pause?topic=-orders");
+        }
+        let created = format!("create --nsqd-http-address {} -- -orders/a -orders/-b -orders/c#ephemeral", nsqd.http());
+        assert_eq!(mqueue(&created).run().code, Some(0));
+        assert_eq!(is_topic_paused(&nsqd), is_paused, "a pause stays the user's");
+        nsqd.post("/topic/unpause?topic=-orders");
+        for group in ["a", "-b", "c#ephemeral"] {
+            wait_until("the group to have them", || nsqd.channel("-orders", group).depth == 3);
+        }
+    }
+}

@@ -170,7 +170,7 @@ fn doctor_warns_before_the_disk_is_full_and_names_the_log() {
     let found = findings(&full);
     assert!(matches!(&found[..], [(_, check, _)] if check == "health"), "{found:?}");
     let shown = paste(&found[0].2, "");
-    assert!(shown.code == Some(0) && shown.stdout.contains("[foo"), "{shown:?}");
+    assert!(shown.code == Some(0) && shown.stdout.contains("\nfoo "), "{shown:?}");
     drop(waiting);
     drain(&broker, count);
     wait_until("all in order", || look().code == OK);

@@ -51,9 +51,9 @@ fn nsqds_that_nsqlookupd_lists_are_called_with_tls_and_so_are_printed_commands()
     });
     let found = findings(&examine());
     assert_eq!(found.len(), 2, "{found:?}");
-    let of_here = |fix: &String| fix.contains(&format!("'{}/channel/create", here.https()));
+    let of_here = |fix: &String| fix.contains(&format!("mqueue create --nsqd-http-address={} ", here.https()));
     let fix = found.into_iter().map(|(.., fix)| fix).find(of_here).expect("the stream has no group there");
-    assert!(fix.contains(" --cacert '"), "{fix}");
+    assert!(fix.contains("--tls-ca-file="), "{fix}");
     assert_eq!(paste(&fix, "-g\n").code, Some(0), "{fix}");
 
     // wakeup, for the messages on the other nsqd
@@ -66,7 +66,7 @@ fn nsqds_that_nsqlookupd_lists_are_called_with_tls_and_so_are_printed_commands()
     let said = wake();
     let rest = said.stderr.split_once("where group -g is missing: ").unwrap_or_else(|| panic!("{said:?}")).1;
     let command = rest.split(" creates it").next().unwrap();
-    assert!(command.contains(" --cacert '") && command.contains(&there.https()), "{command}");
+    assert!(command.contains("--tls-ca-file=") && command.contains(&there.https()), "{command}");
     assert_eq!(paste(command, "").code, Some(0), "{command}");
     assert!(ears.accept().is_ok(), "it is woken: {said:?}");
     let said = wake();

@@ -263,6 +263,8 @@ fn flags_precede_variables_which_precede_the_file() {
     let broker = mqueue(&format!("broker -config {} -tcp-address 127.0.0.1:0", path.display()));
     let broker = broker.env("MQUEUE_HTTP_ADDRESS", "127.0.0.1:0").start();
     broker.wait_to_say("HTTP: listening on");
+    let raised = "--tls-min-version: TLS below 1.2 is not offered";
+    assert_eq!(broker.times_said(raised), 0, "the default is not warned about: {}", broker.stderr());
     let warning = "line 4: unknown key \"msg_timeuot\" has no effect; is msg_timeout meant?";
     assert_eq!(broker.times_said(warning), 1, "{}", broker.stderr());
 }

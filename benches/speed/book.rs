@@ -18,25 +18,31 @@ impl Contender {
     }
 }
 
-/// The goal for a ratio.
+/// The goal for a contender beside its peer.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
+    /// The highest ratio.
     AtMost(f64),
+    /// The lowest ratio.
     AtLeast(f64),
+    /// The highest difference, in the unit of the figures.
+    MoreByAtMost(f64),
 }
 
 impl Goal {
-    fn is_met(self, ratio: f64) -> bool {
+    fn is_met(self, ours: f64, peer: f64) -> bool {
         match self {
-            Self::AtMost(most) => ratio <= most,
-            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ours / peer <= most,
+            Self::AtLeast(least) => ours / peer >= least,
+            Self::MoreByAtMost(most) => ours - peer <= most,
         }
     }
 
-    fn text(self) -> String {
+    fn text(self, unit: &str) -> String {
         match self {
             Self::AtMost(most) => format!("≤ {most}×"),
             Self::AtLeast(least) => format!("≥ {least}×"),
+            Self::MoreByAtMost(most) => format!("≤ {most} {unit} more"),
         }
     }
 }
@@ -102,8 +108,8 @@ fn row(what: &str, unit: &str, ours: &Contender, peer: &Contender, goal: Option<
         peer_median: peer.median(),
         ratio,
         spread: [low, high],
-        goal: goal.map(Goal::text),
-        met: goal.map(|goal| goal.is_met(ratio)),
+        goal: goal.map(|goal| goal.text(unit)),
+        met: goal.map(|goal| goal.is_met(ours.median(), peer.median())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Creating, pausing, emptying and deleting streams and groups on every nsqd that has them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -134,6 +135,69 @@ impl ClusterApis {
         };
         Ok(join_all(state.places(action, target).into_iter().map(act)).await)
     }
+}
+
+/// Streams that are paused while their groups are created.
+///
+/// The first group of a stream gets the messages that waited for one. When a stream gets several
+/// groups, it is paused until all of them exist, so that each gets these messages.
+#[derive(Debug)]
+#[must_use = "the streams stay paused until they are released"]
+pub struct HeldBacklogs(Vec<(Nsqd, TopicName)>);
+
+impl HeldBacklogs {
+    /// Pauses the streams that are about to get two or more first groups and have messages. A
+    /// stream that is paused already is left alone, and stays paused.
+    ///
+    /// # Errors
+    /// Fails if an nsqd refuses; those that were paused are released.
+    pub async fn hold(state: &ClusterState, targets: &[&QueueTarget]) -> Result<Self, HttpError> {
+        let mut held = Self(Vec::new());
+        for (nsqd, stream) in backlogs(state, targets) {
+            match nsqd.pause_topic(&stream).await {
+                Ok(()) => held.0.push((nsqd, stream)),
+                Err(error) => {
+                    let _ = held.release().await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Returns true if no stream had to be paused.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Unpauses the streams.
+    ///
+    /// # Errors
+    /// Returns the streams that stay paused, each with the reason.
+    pub async fn release(self) -> Result<(), Vec<(TopicName, HttpError)>> {
+        let unpause = |(nsqd, stream): (Nsqd, TopicName)| async move {
+            nsqd.unpause_topic(&stream).await.map_err(|error| (stream, error))
+        };
+        let failed: Vec<_> =
+            join_all(self.0.into_iter().map(unpause)).await.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+}
+
+/// Returns the streams that have messages and no group, and get two or more of these.
+fn backlogs(state: &ClusterState, targets: &[&QueueTarget]) -> Vec<(Nsqd, TopicName)> {
+    let mut groups: BTreeMap<&TopicName, BTreeSet<&ChannelName>> = BTreeMap::new();
+    for target in targets {
+        groups.entry(&target.stream).or_default().extend(&target.group);
+    }
+    groups.retain(|_, groups| groups.len() > 1);
+    let waits = |topic: &&TopicCounts| topic.channels.is_empty() && topic.depth > 0 && !topic.paused;
+    let of = |nsqd: &NsqdState| {
+        let topics = nsqd.stats().into_iter().flat_map(|stats| &stats.topics);
+        let wanted = topics.filter(waits).filter(|topic| groups.contains_key(&topic.name));
+        wanted.map(|topic| (nsqd.api.clone(), topic.name.clone())).collect::<Vec<_>>()
+    };
+    state.nsqds.iter().flat_map(of).collect()
 }
 
 async fn tell(lookupd: &Lookupd, action: QueueAction, target: &QueueTarget) -> Result<(), HttpError> {

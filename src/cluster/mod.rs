@@ -15,7 +15,7 @@ mod apis;
 mod rates;
 mod streams;
 
-pub use self::action::{QueueAction, QueueOutcome, QueueTarget};
+pub use self::action::{HeldBacklogs, QueueAction, QueueOutcome, QueueTarget};
 pub use self::apis::{ClusterApis, ClusterState, NsqdState};
 pub use self::rates::{GroupKey, QueueRates};
 pub use self::streams::{ClusterGroup, ClusterStream};

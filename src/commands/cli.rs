@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::common::context::ContextName;
 use super::common::values;
+use super::on_demand::OnDemand;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, pipeline, producer, send,
     simulate, stage, top, wakeup, worker,
@@ -43,30 +44,30 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
 pub(crate) enum CliCommand {
-    Producer(producer::args::Args),
-    Ingest(ingest::args::Args),
-    Send(send::args::Args),
-    Consumer(consumer::args::Args),
-    Stage(stage::args::Args),
-    Pipeline(pipeline::args::Args),
-    Gateway(gateway::args::Args),
-    Worker(worker::args::Args),
-    Node(node::args::Args),
-    Wakeup(wakeup::args::Args),
-    Ls(ls::args::Args),
-    Top(top::args::Args),
-    Create(admin::args::CreateArgs),
-    Pause(admin::args::PauseArgs),
-    Unpause(admin::args::UnpauseArgs),
-    Empty(admin::args::EmptyArgs),
-    Delete(admin::args::DeleteArgs),
-    Context(context::args::Args),
-    Doctor(doctor::args::Args),
-    Errors(errors::args::Args),
-    Bench(bench::args::Args),
-    Simulate(simulate::args::Args),
-    Broker(broker::args::Args),
-    Demo(demo::args::Args),
+    Producer(OnDemand<producer::args::Args>),
+    Ingest(OnDemand<ingest::args::Args>),
+    Send(OnDemand<send::args::Args>),
+    Consumer(OnDemand<consumer::args::Args>),
+    Stage(OnDemand<stage::args::Args>),
+    Pipeline(OnDemand<pipeline::args::Args>),
+    Gateway(OnDemand<gateway::args::Args>),
+    Worker(OnDemand<worker::args::Args>),
+    Node(OnDemand<node::args::Args>),
+    Wakeup(OnDemand<wakeup::args::Args>),
+    Ls(OnDemand<ls::args::Args>),
+    Top(OnDemand<top::args::Args>),
+    Create(OnDemand<admin::args::CreateArgs>),
+    Pause(OnDemand<admin::args::PauseArgs>),
+    Unpause(OnDemand<admin::args::UnpauseArgs>),
+    Empty(OnDemand<admin::args::EmptyArgs>),
+    Delete(OnDemand<admin::args::DeleteArgs>),
+    Context(OnDemand<context::args::Args>),
+    Doctor(OnDemand<doctor::args::Args>),
+    Errors(OnDemand<errors::args::Args>),
+    Bench(OnDemand<bench::args::Args>),
+    Simulate(OnDemand<simulate::args::Args>),
+    Broker(OnDemand<broker::args::Args>),
+    Demo(OnDemand<demo::args::Args>),
 }
 
 /// The commands by task, in the order of the README's table.
@@ -79,15 +80,21 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Broker", &["broker", "demo"]),
 ];
 
+/// Returns the command line with the flags of all subcommands.
+pub(crate) fn whole_command_line() -> clap::Command {
+    let mut cli = Cli::command();
+    cli.build();
+    cli
+}
+
 /// Replaces the list of commands in `mqueue --help` by one that is grouped by task. Only a request
 /// for help pays for it.
 pub(crate) fn grouped_by_task(told: clap::Error) -> clap::Error {
     if !matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
         return told;
     }
-    let command = Cli::command();
-    let template = help_template(&command);
-    command.help_template(template).try_get_matches().err().unwrap_or(told)
+    let template = help_template(&whole_command_line());
+    Cli::command().help_template(template).try_get_matches().err().unwrap_or(told)
 }
 
 /// The help of the program: usage, the commands by task, the options.
@@ -115,6 +122,11 @@ fn help_template(cli: &clap::Command) -> StyledStr {
 mod tests {
     use super::*;
 
+    /// The commands without clap's `help`.
+    fn own_commands(cli: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+        cli.get_subcommands().filter(|command| command.get_name() != "help")
+    }
+
     #[test]
     fn the_command_line_is_valid_for_clap() {
         Cli::command().debug_assert();
@@ -122,9 +134,9 @@ mod tests {
 
     #[test]
     fn every_command_belongs_to_one_task() {
-        let cli = Cli::command();
+        let cli = whole_command_line();
         let mut grouped: Vec<&str> = TASKS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        let mut declared: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+        let mut declared: Vec<&str> = own_commands(&cli).map(clap::Command::get_name).collect();
         assert_eq!(declared, grouped, "declared in the order of the tasks");
         grouped.sort_unstable();
         grouped.dedup();
@@ -134,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_command_has_a_line_of_help_and_a_longer_description() {
-        for command in Cli::command().get_subcommands() {
+        for command in own_commands(&whole_command_line()) {
             let (name, about) = (command.get_name(), command.get_about().map(ToString::to_string).unwrap_or_default());
             assert!(!about.is_empty() && about.len() <= 68, "{name}: {} characters: {about}", about.len());
             let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
@@ -147,7 +159,7 @@ mod tests {
         let help = |words: &[&str]| {
             let told = Cli::try_parse_from(words).unwrap_err();
             Cli::command()
-                .help_template(help_template(&Cli::command()))
+                .help_template(help_template(&whole_command_line()))
                 .try_get_matches_from(words)
                 .map_or_else(|grouped| grouped.to_string(), |_| told.to_string())
         };

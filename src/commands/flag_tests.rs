@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::cli::Cli;
+use super::cli::whole_command_line;
 use clap::error::ErrorKind;
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 
 /// Flags of one name that differ between commands, with the reason.
 const DIFFERENT: [(&str, &str); 9] = [
@@ -46,8 +46,7 @@ const WITHOUT_PREFIX: [&str; 19] = [
 
 /// The commands, and theirs.
 fn commands() -> Vec<Command> {
-    let mut cli = Cli::command();
-    cli.build();
+    let cli = whole_command_line();
     let commands = cli.get_subcommands().flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
     commands.filter(|command| command.get_name() != "help").cloned().collect()
 }
@@ -193,7 +192,7 @@ fn every_address_flag_accepts_a_port_alone_and_a_name() {
 
 #[test]
 fn every_invalid_number_is_answered_with_the_allowed_ones() {
-    let cli = Cli::command();
+    let cli = whole_command_line();
     let mut asked = 0;
     for command in cli.get_subcommands() {
         for arg in command.get_arguments() {

@@ -18,6 +18,7 @@ pub(crate) mod ingest;
 pub(crate) mod ls;
 pub(crate) mod named_brokers;
 pub(crate) mod node;
+pub(crate) mod on_demand;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
 pub(crate) mod refusal;

@@ -22,6 +22,7 @@ pub(crate) async fn complete(command: &mut CliCommand, named: Option<&ContextNam
     }
     let asks_itself = asks_itself(command);
     if let CliCommand::Node(args) = command {
+        let args = &mut args.0;
         let token = &mut args.token;
         args.broker.load_security(token.token_nsqd_http_address.as_mut())?;
         if let (None, Some(http)) = (&token.token_nsqd_tcp_address, &token.token_nsqd_http_address) {

@@ -4,17 +4,16 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, Error};
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 
-use super::cli::Cli;
+use super::cli::whole_command_line;
 
 /// Renders clap's error for these arguments. A value from the environment was not typed, so the
 /// text names its source: `invalid value 'abc' for '--count <N>' (from the environment variable
 /// COUNT): …`.
 pub(crate) fn text(error: &Error, typed: &[OsString]) -> String {
     let mut text = error.render().to_string();
-    let mut cli = Cli::command();
-    cli.build();
+    let cli = whole_command_line();
     let command = typed.iter().skip(1).find_map(|word| cli.find_subcommand(word)).unwrap_or(&cli);
     for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
         let Some(ContextValue::String(shown)) = error.get(kind) else { continue };

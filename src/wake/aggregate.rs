@@ -40,8 +40,6 @@ pub struct QueueTotals {
     /// Streams that have messages and no group, by the nsqd's HTTP address and the stream's name,
     /// without the streams of fleets of nodes.
     pub without_group: BTreeMap<(String, String), u64>,
-    /// Streams among them that are paused.
-    pub paused_without_group: BTreeSet<(String, String)>,
     /// Groups that only a retry stream has, and not their own stream: they get nothing that is
     /// published there. Those for which messages wait are among `groups`, too.
     pub only_retries: BTreeSet<GroupName>,
@@ -67,7 +65,6 @@ impl QueueTotals {
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
             if topic.channels.is_empty() && topic.depth > 0 {
                 let key = (http.to_owned(), topic.topic_name.clone());
-                self.paused_without_group.extend(topic.paused.then(|| key.clone()));
                 self.without_group.insert(key, count(topic.depth));
             }
             // wakeup's channel must not be the first of a stream: the first channel gets the

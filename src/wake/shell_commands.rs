@@ -14,66 +14,73 @@ pub fn in_url(name: &str) -> String {
     name.replace('#', "%23")
 }
 
-/// The curl commands for HTTP APIs, with the options for those with TLS. An address is `HOST:PORT`
-/// or `https://HOST:PORT`.
+/// Commands that call HTTP APIs, with the options for those with TLS. An address is `HOST:PORT` or
+/// `https://HOST:PORT`.
 #[derive(Debug, Clone, Default)]
-pub struct Curl {
-    /// The options for addresses with TLS, each a quoted word.
-    options: String,
+pub struct ApiCommands {
+    /// curl's options for addresses with TLS, each a quoted word.
+    curl_options: String,
     /// The name in the server's certificate, if it is not the host that is connected to.
     server_name: Option<String>,
+    /// The flags of `mqueue` for addresses with TLS, each a quoted word.
+    flags: String,
 }
 
-impl Curl {
-    /// Returns the commands with these options for addresses with TLS, and this name in
-    /// certificates.
-    pub fn with_tls(options: &[String], server_name: Option<&str>) -> Self {
-        let options = options.iter().map(|option| format!(" {}", shell(option))).collect();
-        Self { options, server_name: server_name.map(str::to_owned) }
+impl ApiCommands {
+    /// Returns the commands with these options of curl and flags of `mqueue` for addresses with
+    /// TLS, and this name in certificates.
+    pub fn with_tls(curl_options: &[String], server_name: Option<&str>, flags: String) -> Self {
+        let curl_options = curl_options.iter().map(|option| format!(" {}", shell(option))).collect();
+        Self { curl_options, server_name: server_name.map(str::to_owned), flags }
     }
 
-    /// Returns the command that reads `path` of the API at this address.
+    /// Returns the curl command that reads `path` of the API at this address.
     pub fn get(&self, http: &str, path: &str) -> String {
-        self.call("", http, path)
-    }
-
-    /// Returns the command that calls nsqd's HTTP API.
-    pub fn post(&self, http: &str, path: &str, stream: &str, group: Option<&str>) -> String {
-        let group = group.map(|group| format!("&channel={}", in_url(group))).unwrap_or_default();
-        self.call(" -X POST", http, &format!("{path}?topic={}{group}", in_url(stream)))
-    }
-
-    /// Returns the command that creates these groups of a stream on an nsqd that has none of them.
-    /// Each group gets the whole backlog: the first group alone would get it, so the stream is
-    /// paused until all groups exist.
-    pub fn create_groups(&self, http: &str, stream: &str, groups: &[&str], is_paused: bool) -> String {
-        let create = groups.iter().map(|group| self.post(http, "channel/create", stream, Some(group)));
-        let create = create.collect::<Vec<_>>().join(" && ");
-        if groups.len() < 2 || is_paused {
-            return create;
-        }
-        let [pause, unpause] = ["topic/pause", "topic/unpause"].map(|path| self.post(http, path, stream, None));
-        format!("{pause} && {{ {create}; made=$?; {unpause} && test $made = 0; }}")
-    }
-
-    /// Returns the command that asks for the name of a stream's first group and creates it. The
-    /// first group gets the whole backlog, so the user has to choose it.
-    pub fn create_first_group(&self, http: &str, stream: &str) -> String {
-        let path = format!("channel/create?topic={}", in_url(stream));
-        let create = self.call(" -X POST -G --data-urlencode \"channel=$group\"", http, &path);
-        format!("printf 'its group: ' >&2 && read -r group && {create}")
-    }
-
-    fn call(&self, method: &str, http: &str, path: &str) -> String {
         let Some(address) = http.strip_prefix("https://") else {
-            return format!("curl -fsS{method} {}", shell(&format!("http://{http}/{path}")));
+            return format!("curl -fsS {}", shell(&format!("http://{http}/{path}")));
         };
         let port = address.rsplit_once(':').map_or("", |(_, port)| port);
         let (connect, host) = match &self.server_name {
             Some(name) => (format!(" --connect-to {}", shell(&format!("::{address}"))), format!("{name}:{port}")),
             None => (String::new(), address.to_owned()),
         };
-        format!("curl -fsS{}{connect}{method} {}", self.options, shell(&format!("https://{host}/{path}")))
+        format!("curl -fsS{}{connect} {}", self.curl_options, shell(&format!("https://{host}/{path}")))
+    }
+
+    /// Returns the command that lists a stream of an nsqd, or all.
+    pub fn list(&self, http: &str, stream: Option<&str>) -> String {
+        match stream {
+            Some(stream) => self.mqueue("ls --watch=0s", http, &[shell(stream)]),
+            None => self.mqueue("ls --all --watch=0s", http, &[]),
+        }
+    }
+
+    /// Returns the command that unpauses a stream or a group on an nsqd.
+    pub fn unpause(&self, http: &str, stream: &str, group: Option<&str>) -> String {
+        let target = group.map_or_else(|| stream.to_owned(), |group| format!("{stream}/{group}"));
+        self.mqueue("unpause", http, &[shell(&target)])
+    }
+
+    /// Returns the command that creates these groups of a stream on an nsqd that has none of them:
+    /// each gets the whole backlog.
+    pub fn create_groups(&self, http: &str, stream: &str, groups: &[&str]) -> String {
+        let targets: Vec<String> = groups.iter().map(|group| shell(&format!("{stream}/{group}"))).collect();
+        self.mqueue("create", http, &targets)
+    }
+
+    /// Returns the command that asks for the name of a stream's first group and creates it. The
+    /// first group gets the whole backlog, so the user has to choose it.
+    pub fn create_first_group(&self, http: &str, stream: &str) -> String {
+        let create = self.mqueue("create", http, &[format!("{}/\"$group\"", shell(stream))]);
+        format!("printf 'its group: ' >&2 && read -r group && {create}")
+    }
+
+    /// Returns a command of `mqueue` that acts on one nsqd. `words` are quoted already.
+    fn mqueue(&self, command: &str, http: &str, words: &[String]) -> String {
+        let flags = if http.starts_with("https://") { &self.flags } else { "" };
+        let end_of_flags = if words.iter().any(|word| word.starts_with('-')) { " --" } else { "" };
+        let words: String = words.iter().map(|word| format!(" {word}")).collect();
+        format!("mqueue {command} --nsqd-http-address={}{flags}{end_of_flags}{words}", shell(http))
     }
 }
 
@@ -95,30 +102,32 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_paused_while_several_groups_are_created() {
-        let curl = Curl::default();
-        let one = curl.create_groups("a:1", "foo", &["x#ephemeral"], false);
-        assert_eq!(one, "curl -fsS -X POST 'http://a:1/channel/create?topic=foo&channel=x%23ephemeral'");
-        let two = curl.create_groups("a:1", "foo", &["x", "y"], false);
-        assert!(two.starts_with("curl -fsS -X POST 'http://a:1/topic/pause?topic=foo' && { curl "), "{two}");
-        assert!(two.ends_with("curl -fsS -X POST 'http://a:1/topic/unpause?topic=foo' && test $made = 0; }"), "{two}");
-        assert!(
-            !curl.create_groups("a:1", "foo", &["x", "y"], true).contains("pause"),
-            "who paused it goes on with it"
+    fn commands_of_mqueue_name_the_nsqd_and_quote_names() {
+        let api = ApiCommands::default();
+        assert_eq!(
+            api.create_groups("a:1", "foo", &["x#ephemeral", "y"]),
+            "mqueue create --nsqd-http-address=a:1 'foo/x#ephemeral' foo/y"
         );
+        assert_eq!(api.unpause("a:1", "-x", None), "mqueue unpause --nsqd-http-address=a:1 -- -x");
+        assert_eq!(api.unpause("a:1", "foo", Some("-g")), "mqueue unpause --nsqd-http-address=a:1 foo/-g");
+        assert_eq!(api.list("a:1", None), "mqueue ls --all --watch=0s --nsqd-http-address=a:1");
+        let first = api.create_first_group("a:1", "-foo");
+        assert!(first.ends_with(r#"mqueue create --nsqd-http-address=a:1 -- -foo/"$group""#), "{first}");
     }
 
     #[test]
     fn addresses_with_tls_are_called_with_the_files() {
         let options = ["--cacert".to_owned(), "/it's $(a)/ca.pem".to_owned()];
-        let curl = Curl::with_tls(&options, None);
+        let api = ApiCommands::with_tls(&options, None, r" '--tls-ca-file=/it'\''s $(a)/ca.pem'".to_owned());
+        assert_eq!(api.get("https://a:1", "info"), r"curl -fsS --cacert '/it'\''s $(a)/ca.pem' https://a:1/info");
         assert_eq!(
-            curl.get("https://a:1", "stats?topic=x"),
-            r"curl -fsS --cacert '/it'\''s $(a)/ca.pem' 'https://a:1/stats?topic=x'"
+            api.list("https://a:1", Some("x")),
+            r"mqueue ls --watch=0s --nsqd-http-address=https://a:1 '--tls-ca-file=/it'\''s $(a)/ca.pem' x"
         );
-        assert_eq!(curl.get("a:1", "info"), "curl -fsS http://a:1/info", "without TLS");
-        let curl = Curl::with_tls(&[], Some("nsq.example"));
-        let post = curl.post("https://10.0.0.1:2", "topic/unpause", "foo", None);
-        assert_eq!(post, "curl -fsS --connect-to ::10.0.0.1:2 -X POST 'https://nsq.example:2/topic/unpause?topic=foo'");
+        assert_eq!(api.get("a:1", "info"), "curl -fsS http://a:1/info", "without TLS");
+        assert_eq!(api.list("a:1", None), "mqueue ls --all --watch=0s --nsqd-http-address=a:1", "without TLS");
+        let api = ApiCommands::with_tls(&[], Some("nsq.example"), String::new());
+        let nodes = api.get("https://10.0.0.1:2", "nodes");
+        assert_eq!(nodes, "curl -fsS --connect-to ::10.0.0.1:2 https://nsq.example:2/nodes");
     }
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod args;
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use self::args::ActionArgs;
@@ -12,8 +14,9 @@ use super::common::queue_question::{question, words};
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use mqueue::client::StatsFilter;
-use mqueue::cluster::{ClusterState, QueueAction, QueueOutcome, QueueTarget};
+use mqueue::cluster::{ClusterApis, ClusterState, HeldBacklogs, QueueAction, QueueOutcome, QueueTarget};
 use mqueue::plural::count;
+use mqueue::shutdown::Shutdown;
 
 /// Runs an action to its end.
 pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result<Exit> {
@@ -24,7 +27,7 @@ pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result
     let (there, missing): (Vec<_>, Vec<_>) =
         args.targets.iter().partition(|target| !state.places(action, target).is_empty());
     missing.iter().for_each(|target| tracing::error!("no nsqd that answered has {target}"));
-    let mut exit = if silent.is_empty() && missing.is_empty() { Exit::Success } else { Exit::Failure };
+    let exit = if silent.is_empty() && missing.is_empty() { Exit::Success } else { Exit::Failure };
     if there.is_empty() {
         return Ok(exit);
     }
@@ -34,24 +37,63 @@ pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result
     {
         return Ok(Exit::Failure);
     }
-    for target in there {
+    let are_done = match action {
+        QueueAction::Create if !args.dry_run => create(&cluster, &state, &args, &there).await?,
+        _ => act(&cluster, &state, action, &args, &there).await?,
+    };
+    Ok(if are_done { exit } else { Exit::Failure })
+}
+
+/// Does the action with each target, and prints the outcomes. Returns true if all went well.
+async fn act(
+    cluster: &ClusterApis,
+    state: &ClusterState,
+    action: QueueAction,
+    args: &ActionArgs,
+    targets: &[&QueueTarget],
+) -> Result<bool, Failure> {
+    let mut are_done = true;
+    for target in targets {
         let outcomes = match args.dry_run {
-            true => planned(&state, action, target),
-            false => match cluster.act(&state, action, target).await {
+            true => planned(state, action, target),
+            false => match cluster.act(state, action, target).await {
                 Ok(outcomes) => outcomes.into_iter().map(NsqdResult::from).collect(),
                 Err(error) => {
                     tracing::error!("nothing is done with {target}: {error}");
-                    exit = Exit::Failure;
+                    are_done = false;
                     continue;
                 }
             },
         };
-        if outcomes.iter().any(|outcome| outcome.error.is_some()) {
-            exit = Exit::Failure;
-        }
-        print(action, target, &args, &outcomes)?;
+        are_done &= outcomes.iter().all(|outcome| outcome.error.is_none());
+        print(action, target, args, &outcomes)?;
     }
-    Ok(exit)
+    Ok(are_done)
+}
+
+/// Creates the targets. Where a stream gets several first groups, each gets the messages that
+/// waited for one.
+async fn create(
+    cluster: &ClusterApis,
+    state: &ClusterState,
+    args: &ActionArgs,
+    targets: &[&QueueTarget],
+) -> anyhow::Result<bool> {
+    let held = match HeldBacklogs::hold(state, targets).await {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::error!("nothing is created: {error}");
+            return Ok(false);
+        }
+    };
+    // Ctrl-C must not leave a stream paused: the rest takes seconds at most
+    let _signals = if held.is_empty() { None } else { Some(Shutdown::on_signals(Duration::MAX)?) };
+    let created = act(cluster, state, QueueAction::Create, args, targets).await;
+    let released = held.release().await;
+    for (stream, error) in released.as_ref().err().into_iter().flatten() {
+        tracing::error!("{stream} stays paused: {error}: unpause it with `mqueue unpause`");
+    }
+    Ok(created? && released.is_ok())
 }
 
 /// Returns true if the action asks first: it deletes, or discards messages.

@@ -294,14 +294,12 @@ fn folder(text: &str) -> Result<PathBuf, Infallible> {
 impl Args {
     /// Returns the warnings about flags and the configuration file, before the broker starts.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
-        let https = self.security.server.tls_cert.is_none() && !self.security.https_address.is_empty();
-        let https = https.then(|| "--https-address has no effect without --tls-cert".to_owned());
         let hidden = self.is_hidden_from_clients().then(|| {
             "nsqlookupd sends clients of other machines to this broker, which listens on 127.0.0.1 only: \
              nsqd's default is --tcp-address 0.0.0.0:4150"
                 .to_owned()
         });
-        self.warnings.iter().cloned().chain(self.ignored.warnings()).chain(https).chain(hidden)
+        self.warnings.iter().cloned().chain(self.ignored.warnings()).chain(self.security.warnings()).chain(hidden)
     }
 
     /// True if nsqlookupd gives clients an address on which the broker does not listen.

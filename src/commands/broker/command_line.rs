@@ -9,7 +9,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::config_file::{self, ConfigFile};
 use super::{go_flags, log_level};
-use crate::commands::cli::{Cli, CliCommand};
+use crate::commands::cli::{Cli, CliCommand, whole_command_line};
 use crate::commands::common::exit::{Exit, Failure};
 
 /// Rewrites the arguments of `mqueue broker` from nsqd's spelling; others are left as they are.
@@ -62,6 +62,10 @@ fn with_log_level(mut cli: Cli, matches: &ArgMatches) -> Result<Cli, Failure> {
 /// Returns the position of `broker`, if that is the command. The flags of the program may precede
 /// it, with their values.
 fn command_at(words: &[OsString]) -> Option<usize> {
+    // building the whole command line would double the time to parse it
+    if words.get(1).is_none_or(|word| word != "broker" && !word.as_encoded_bytes().starts_with(b"-")) {
+        return None;
+    }
     let cli = Cli::command();
     let takes_value = |flag: &str| {
         let name = flag.strip_prefix("--");
@@ -81,8 +85,7 @@ fn command_at(words: &[OsString]) -> Option<usize> {
 
 /// `mqueue broker` with all its flags, also those of the program.
 fn broker_command() -> Command {
-    let mut cli = Cli::command();
-    cli.build();
+    let cli = whole_command_line();
     cli.find_subcommand("broker").cloned().unwrap_or_default()
 }
 

@@ -184,14 +184,12 @@ pub(super) fn reason(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
-    use crate::commands::cli::Cli;
+    use crate::commands::cli::whole_command_line;
 
     fn parse(text: &str) -> Result<ConfigFile, (usize, String)> {
-        let mut cli = Cli::command();
-        cli.build();
+        let cli = whole_command_line();
         ConfigFile::parse(text, cli.find_subcommand("broker").unwrap())
     }
 

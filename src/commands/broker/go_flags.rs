@@ -183,14 +183,12 @@ pub(super) fn go_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
-    use crate::commands::cli::Cli;
+    use crate::commands::cli::whole_command_line;
 
     fn rewritten(words: &str) -> String {
-        let mut cli = Cli::command();
-        cli.build();
+        let cli = whole_command_line();
         let broker = cli.find_subcommand("broker").unwrap();
         let words = with_two_dashes(words.split(' ').map(OsString::from), broker);
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
@@ -224,8 +222,7 @@ mod tests {
 
     #[test]
     fn values_are_not_changed_even_if_they_are_not_text() {
-        let (mut cli, bytes) = (Cli::command(), b"-data-path=\xff-snappy".to_vec());
-        cli.build();
+        let (cli, bytes) = (whole_command_line(), b"-data-path=\xff-snappy".to_vec());
         let words = with_two_dashes([OsString::from_vec(bytes)], cli.find_subcommand("broker").unwrap());
         assert_eq!(words, [OsString::from_vec(b"--data-path=\xff-snappy".to_vec())]);
     }

@@ -44,9 +44,10 @@ pub(crate) struct BrokerSecurityArgs {
     #[arg(long, env = "MQUEUE_TLS_ROOT_CA_FILE", value_name = "PATH", value_parser = maybe_path, default_value = "", hide_default_value = true)]
     pub tls_root_ca_file: MaybePath,
 
-    /// Lowest TLS version: tls1.2 or tls1.3; older ones are never offered
+    /// Lowest TLS version: tls1.2 or tls1.3; an older one is accepted with a warning, and never
+    /// offered
     #[arg(long, env = "MQUEUE_TLS_MIN_VERSION", value_name = "VERSION", default_value = "tls1.2", value_parser = tls_version)]
-    pub tls_min_version: TlsVersion,
+    pub tls_min_version: LowestTls,
 
     /// Address of the HTTP API over TLS; several with commas; empty: no HTTPS [default:
     /// 127.0.0.1:4152 with --tls-cert]
@@ -110,12 +111,22 @@ fn client_auth(text: &str) -> Result<ClientAuth, String> {
     }
 }
 
-fn tls_version(text: &str) -> Result<TlsVersion, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "tls1.3" => Ok(TlsVersion::V1_3),
-        "" | "ssl3.0" | "tls1.0" | "tls1.1" | "tls1.2" => Ok(TlsVersion::V1_2),
-        _ => Err("use tls1.2 or tls1.3".to_owned()),
-    }
+/// The lowest TLS version that is offered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LowestTls {
+    version: TlsVersion,
+    /// True if an older one was asked for.
+    is_raised: bool,
+}
+
+fn tls_version(text: &str) -> Result<LowestTls, String> {
+    let (version, is_raised) = match text.to_ascii_lowercase().as_str() {
+        "tls1.3" => (TlsVersion::V1_3, false),
+        "" | "tls1.2" => (TlsVersion::V1_2, false),
+        "ssl3.0" | "tls1.0" | "tls1.1" => (TlsVersion::V1_2, true),
+        _ => return Err("use tls1.2 or tls1.3".to_owned()),
+    };
+    Ok(LowestTls { version, is_raised })
 }
 
 fn auth_server(text: &str) -> Result<String, String> {
@@ -131,6 +142,15 @@ fn auth_method(text: &str) -> Result<AuthMethod, String> {
 }
 
 impl BrokerSecurityArgs {
+    /// Returns the warnings about flags that do not have their full effect.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let https = self.server.tls_cert.is_none() && !self.https_address.is_empty();
+        let https = https.then(|| "--https-address has no effect without --tls-cert".to_owned());
+        let raised = self.tls_min_version.is_raised;
+        let raised = raised.then(|| "--tls-min-version: TLS below 1.2 is not offered: tls1.2 is the lowest".to_owned());
+        https.into_iter().chain(raised)
+    }
+
     /// Reads the files, and adds TLS, compression and AUTH to a broker's configuration.
     ///
     /// # Errors
@@ -141,7 +161,7 @@ impl BrokerSecurityArgs {
             TlsRequired::No if client_auth != ClientAuth::None => TlsRequired::Yes,
             required => required,
         };
-        config.tls = match self.server.load(client_auth, self.tls_root_ca_file.clone(), self.tls_min_version)? {
+        config.tls = match self.server.load(client_auth, self.tls_root_ca_file.clone(), self.tls_min_version.version)? {
             Some(tls) => Some(tls),
             None if config.tls_required != TlsRequired::No => {
                 bail!("TLS is required of clients: name --tls-cert and --tls-key")

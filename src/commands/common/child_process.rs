@@ -107,13 +107,11 @@ async fn each_line(from: impl tokio::io::AsyncRead + Unpin, mut line: impl FnMut
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     /// The names of all variables that set a flag of some command.
     fn variables() -> Vec<String> {
-        let cli = crate::commands::cli::Cli::command();
+        let cli = crate::commands::cli::whole_command_line();
         let commands = std::iter::once(&cli).chain(cli.get_subcommands());
         let names = commands.flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_env);
         names.map(|name| name.to_string_lossy().into_owned()).collect()

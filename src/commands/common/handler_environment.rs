@@ -4,9 +4,7 @@
 //! A handler may call mqueue itself: `COUNT=1` in a consumer's settings is meant for the consumer,
 //! and would have `mqueue producer` in its handler generate an event in place of the message.
 
-use clap::CommandFactory;
-
-use crate::commands::cli::Cli;
+use crate::commands::cli::whole_command_line;
 
 /// The variables that handlers inherit although they set flags: where NSQ is, how it is connected
 /// to, and what is logged. They mean the same to every command, and without those of TLS a command
@@ -30,7 +28,7 @@ const INHERITED: [&str; 12] = [
 /// Lists the variables that a handler's command does not inherit: those of all flags of all
 /// commands, except the inherited ones.
 pub(crate) fn withheld() -> Vec<String> {
-    let cli = Cli::command();
+    let cli = whole_command_line();
     let commands = std::iter::once(&cli).chain(cli.get_subcommands());
     let variables = commands.flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_env);
     let mut names: Vec<String> = variables.map(|name| name.to_string_lossy().into_owned()).collect();
@@ -46,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_variables_of_every_flag_are_withheld_but_for_the_inherited_ones() {
-        let (withheld, cli) = (withheld(), Cli::command());
+        let (withheld, cli) = (withheld(), whole_command_line());
         assert!(withheld.len() > 50, "{withheld:?}");
         let mut inherited: Vec<String> = Vec::new();
         for arg in std::iter::once(&cli).chain(cli.get_subcommands()).flat_map(clap::Command::get_arguments) {

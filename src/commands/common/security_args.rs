@@ -6,7 +6,7 @@ use mqueue::client::{AuthSecret, Security};
 use mqueue::io_error::describe;
 use mqueue::net::tls::TlsClient;
 use mqueue::net::transport::Compression;
-use mqueue::wake::shell_commands::{Curl, shell};
+use mqueue::wake::shell_commands::{ApiCommands, shell};
 
 use super::exit::{Exit, Failure};
 use super::tls_client_args::TlsClientArgs;
@@ -73,8 +73,8 @@ impl SecurityArgs {
         self.absolute().flags().into_iter().map(variable).collect()
     }
 
-    /// Returns the curl commands that call HTTP APIs with the same settings.
-    pub(crate) fn curl(&self) -> Curl {
+    /// Returns the commands that call HTTP APIs with the same settings.
+    pub(crate) fn api_commands(&self) -> ApiCommands {
         let own = self.absolute();
         let file = |option: &str, path: &Option<PathBuf>| {
             path.iter().flat_map(|path| [option.to_owned(), path.display().to_string()]).collect::<Vec<_>>()
@@ -87,7 +87,7 @@ impl SecurityArgs {
             Vec::from_iter(insecure),
         ]
         .concat();
-        Curl::with_tls(&options, own.certificates.tls_server_name.as_deref())
+        ApiCommands::with_tls(&options, own.certificates.tls_server_name.as_deref(), self.shell_flags())
     }
 
     fn absolute(&self) -> Self {

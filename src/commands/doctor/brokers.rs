@@ -9,7 +9,7 @@ use super::observed::{
 use super::{log, secrets};
 use mqueue::client::Address;
 use mqueue::plural::count;
-use mqueue::wake::shell_commands::{Curl, shell};
+use mqueue::wake::shell_commands::{ApiCommands, shell};
 
 /// The minimum clock skew to report, beyond the fraction of a second and the round trip.
 const MIN_SKEW: Duration = Duration::from_secs(2);
@@ -17,12 +17,12 @@ const MIN_SKEW: Duration = Duration::from_secs(2);
 const OLDEST_VERSION: (u64, u64) = (1, 2);
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
-    let lookupds = observed.lookupds.iter().flat_map(|seen| lookupd(observed.curl(), seen));
+    let lookupds = observed.lookupds.iter().flat_map(|seen| lookupd(observed.commands(), seen));
     let http = observed.http.iter().flat_map(|seen| http(seen, observed));
     lookupds.chain(http).chain(observed.tcp.iter().flat_map(|seen| tcp(seen, observed))).collect()
 }
 
-fn lookupd(curl: &Curl, seen: &ProbedLookupd) -> Vec<Finding> {
+fn lookupd(commands: &ApiCommands, seen: &ProbedLookupd) -> Vec<Finding> {
     let subject = format!("nsqlookupd {}", seen.address);
     let version = match &seen.answer {
         Ok(version) => version,
@@ -36,13 +36,13 @@ fn lookupd(curl: &Curl, seen: &ProbedLookupd) -> Vec<Finding> {
             )];
         }
     };
-    match old_version(curl, "nsqlookupd", &seen.address, &subject, version) {
+    match old_version(commands, "nsqlookupd", &seen.address, &subject, version) {
         Some(finding) => vec![finding],
         None if seen.nsqds == 0 => {
             let message = "lists no nsqd: clients find no stream through it";
             let tcp = seen.address.parse().map(|http| format!("={}", neighbour_port(&http, -1))).unwrap_or_default();
             let fix =
-                list_nodes(curl, &seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
+                list_nodes(commands, &seen.address, &format!("start the nsqds again with --lookupd-tcp-address{tcp}"));
             vec![Finding::warning(CheckId::Nsqlookupd, subject, message, fix)]
         }
         None => {
@@ -56,19 +56,19 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     let answer = match &seen.answer {
         Ok(answer) => answer,
         Err(why) => {
-            let (message, fix) = unreachable(observed.curl(), "HTTP", &seen.address, seen.listed.as_ref(), why);
+            let (message, fix) = unreachable(observed.commands(), "HTTP", &seen.address, seen.listed.as_ref(), why);
             return vec![Finding::error(CheckId::Nsqd, subject, message, fix)];
         }
     };
     let mut findings = Vec::new();
-    findings.extend(old_version(observed.curl(), "nsqd", &seen.address, &subject, &answer.version));
+    findings.extend(old_version(observed.commands(), "nsqd", &seen.address, &subject, &answer.version));
     if answer.stats.health != "OK" {
         let message = format!("is not healthy: {}", answer.stats.health);
         let fix = match answer.stats.index_bytes {
             Some(_) => {
                 format!(
                     "{}    # whose messages are these? Their consumers free space; or add space to its --data-path",
-                    observed.curl().get(&seen.address, "stats")
+                    observed.commands().list(&seen.address, None)
                 )
             }
             None => "df -h    # then give its --data-path space or permissions".to_owned(),
@@ -81,7 +81,7 @@ fn http(seen: &ProbedHttp, observed: &Observed) -> Vec<Finding> {
     if findings.is_empty() && !observed.tcp.iter().any(stopped_though_wanted) {
         findings.push(Finding::ok(CheckId::Nsqd, &subject, in_order(answer)));
     }
-    findings.extend(log::check(observed.curl(), &subject, &seen.address, &answer.stats));
+    findings.extend(log::check(observed.commands(), &subject, &seen.address, &answer.stats));
     findings
 }
 
@@ -100,7 +100,7 @@ fn tcp(seen: &ProbedTcp, observed: &Observed) -> Vec<Finding> {
         Err(TcpFailure { why, is_refusal: true }) => vec![secrets::refused(subject, why)],
         Err(TcpFailure { why, .. }) => {
             let (message, fix) =
-                unreachable(observed.curl(), "TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
+                unreachable(observed.commands(), "TCP", &seen.address.to_string(), seen.listed.as_ref(), why);
             vec![Finding::error(CheckId::Nsqd, subject, message, fix)]
         }
         // the finding of the HTTP API covers its TCP port
@@ -122,7 +122,7 @@ fn neighbour_port(address: &Address, by: i16) -> String {
     format!("{host}:{}", address.port().saturating_add_signed(by))
 }
 
-fn old_version(curl: &Curl, program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
+fn old_version(commands: &ApiCommands, program: &str, address: &str, subject: &str, version: &str) -> Option<Finding> {
     let mut numbers = version.split('.').map(|part| part.parse::<u64>().ok());
     let number = numbers.next().flatten().zip(numbers.next().flatten());
     let (message, then) = match number {
@@ -135,7 +135,7 @@ fn old_version(curl: &Curl, program: &str, address: &str, subject: &str, version
             (format!("its version {version:?} is unknown: is it {program}?"), format!("name the address of {program}"))
         }
     };
-    let fix = format!("{}    # {then}", curl.get(address, "info"));
+    let fix = format!("{}    # {then}", commands.get(address, "info"));
     Some(Finding::warning(CheckId::Version, subject, message, fix))
 }
 
@@ -152,7 +152,7 @@ fn skewed(subject: &str, skew: ClockSkew) -> Option<Finding> {
 
 /// Returns message and fix for an address that does not answer.
 fn unreachable(
-    curl: &Curl,
+    commands: &ApiCommands,
     protocol: &str,
     address: &str,
     listed: Option<&LookupdEntry>,
@@ -167,7 +167,7 @@ fn unreachable(
         Some(LookupdEntry { lookupd, from, answers_there: true }) => (
             format!("nsqlookupd {lookupd} sends clients there, but it answers only at {from}: {why}"),
             list_nodes(
-                curl,
+                commands,
                 lookupd,
                 &format!("start the nsqd again with --broadcast-address={}, and its other flags", shell(from)),
             ),
@@ -183,8 +183,8 @@ fn unreachable(
 }
 
 /// Returns the command that shows the nsqds of an nsqlookupd.
-fn list_nodes(curl: &Curl, lookupd: &str, then: &str) -> String {
-    format!("{}    # {then}", curl.get(lookupd, "nodes"))
+fn list_nodes(commands: &ApiCommands, lookupd: &str, then: &str) -> String {
+    format!("{}    # {then}", commands.get(lookupd, "nodes"))
 }
 
 /// Returns the command that shows the listener of an address. Only its owner knows the flags of a
@@ -282,8 +282,10 @@ mod tests {
     fn nsqlookupds_must_answer_and_list_an_nsqd() {
         let level = |answer: Result<&str, &str>, nsqds| {
             let answer = answer.map(str::to_owned).map_err(str::to_owned);
-            let seen =
-                lookupd(&Curl::default(), &ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds });
+            let seen = lookupd(
+                &ApiCommands::default(),
+                &ProbedLookupd { address: "lookup.example:4161".to_owned(), answer, nsqds },
+            );
             (seen[0].level, seen[0].fix.clone().unwrap_or_default())
         };
         assert_eq!(level(Ok("1.3.0"), 1), (Level::Ok, String::new()));

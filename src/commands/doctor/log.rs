@@ -2,7 +2,7 @@
 
 use super::finding::{BrokerFigures, CheckId, Finding};
 use mqueue::proto::stats::Stats;
-use mqueue::wake::shell_commands::Curl;
+use mqueue::wake::shell_commands::ApiCommands;
 
 /// A disk is nearly full below this share of free space, or below this size, which is four log
 /// segments.
@@ -13,13 +13,13 @@ const INDEX_RESERVE_SHARE: u64 = 8;
 
 /// Reports the storage of a broker, and warns before it refuses messages. Its health tells when it
 /// does.
-pub(super) fn check(curl: &Curl, subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
+pub(super) fn check(commands: &ApiCommands, subject: &str, http: &str, stats: &Stats) -> Option<Finding> {
     let figures = figures(stats)?;
     let message = describe(&figures);
     let Some(why) = nearly_full(&figures).filter(|_| stats.health == "OK") else {
         return Some(Finding::ok(CheckId::Log, subject, message).with(figures));
     };
-    let show = curl.get(http, "stats");
+    let show = commands.list(http, None);
     let fix = format!("{show}    # whose messages are these? Their consumers free space");
     Some(
         Finding::warning(CheckId::Log, subject, format!("{why}, then publishing is refused: {message}"), fix)
@@ -92,7 +92,7 @@ mod tests {
             max_index_bytes: Some(800_000_000),
             ..Stats::default()
         };
-        let finding = check(&Curl::default(), "nsqd a:1", "a:1", &stats).unwrap();
+        let finding = check(&ApiCommands::default(), "nsqd a:1", "a:1", &stats).unwrap();
         (finding.level, finding.message)
     }
 
@@ -115,10 +115,10 @@ mod tests {
 
     #[test]
     fn brokers_without_storage_figures_are_accepted() {
-        assert_eq!(check(&Curl::default(), "nsqd a:1", "a:1", &Stats::default()), None);
+        assert_eq!(check(&ApiCommands::default(), "nsqd a:1", "a:1", &Stats::default()), None);
         let old_version =
             Stats { health: "OK".to_owned(), log: Some(LogStats::default()), index_bytes: Some(1), ..Stats::default() };
-        let finding = check(&Curl::default(), "nsqd a:1", "a:1", &old_version).unwrap();
+        let finding = check(&ApiCommands::default(), "nsqd a:1", "a:1", &old_version).unwrap();
         assert_eq!((finding.level, &*finding.message), (Level::Ok, "log 0 B, 0 B of it live, index 1 B"));
     }
 }

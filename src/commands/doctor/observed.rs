@@ -15,7 +15,7 @@ use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::aggregate::QueueTotals;
 use mqueue::wake::decide::{GroupName, GroupTotals};
 use mqueue::wake::fleet;
-use mqueue::wake::shell_commands::{Curl, shell};
+use mqueue::wake::shell_commands::{ApiCommands, shell};
 
 /// The result of all probes.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ pub(super) struct Observed {
 /// Settings of TLS, compression and AUTH, as they are printed.
 #[derive(Debug, Default)]
 pub(super) struct ShownSecurity {
-    pub(super) curl: Curl,
+    pub(super) commands: ApiCommands,
     /// Flags, as words of a shell command.
     pub(super) flags: String,
     /// Variables for a settings file.
@@ -362,9 +362,9 @@ impl Observed {
         addresses.chain(self.security.variables.iter().cloned()).collect()
     }
 
-    /// Returns the curl commands for the HTTP APIs.
-    pub(super) fn curl(&self) -> &Curl {
-        &self.security.curl
+    /// Returns the commands for the HTTP APIs.
+    pub(super) fn commands(&self) -> &ApiCommands {
+        &self.security.commands
     }
 
     /// Returns the flags with one more HTTP address, even if the rest is the default.

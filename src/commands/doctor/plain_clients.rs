@@ -55,7 +55,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
             count(clients.len() as u64, "client"),
             named.join(", ")
         );
-        let show = observed.curl().get(http, "stats");
+        let show = observed.commands().get(http, "stats");
         let fix = format!("{show}    # its clients; give each --tls, then start nsqd with --tls-required=true");
         Some(Finding::warning(CheckId::PlainClients, format!("nsqd {http}"), message, fix))
     };

@@ -11,7 +11,7 @@ use mqueue::proto::{ChannelName, TopicName};
 use mqueue::wake::decide::GroupTotals;
 use mqueue::wake::fleet;
 use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of, stream_of};
-use mqueue::wake::shell_commands::{Curl, create_by_consumer, in_url};
+use mqueue::wake::shell_commands::{ApiCommands, create_by_consumer};
 use mqueue::worker::DeadLetter;
 
 pub(super) fn check(observed: &Observed) -> Vec<Finding> {
@@ -19,10 +19,10 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (http, stream, topic) in observed.streams() {
         if !observed.is_fleet_stream(&stream) {
-            findings.extend(without_group(observed.curl(), &http.address, &stream, topic, &groups));
+            findings.extend(without_group(observed.commands(), &http.address, &stream, topic, &groups));
         }
-        findings.extend(paused(observed.curl(), &http.address, &stream, topic));
-        findings.extend(unread_retries(observed.curl(), &http.address, &stream, topic, &groups));
+        findings.extend(paused(observed.commands(), &http.address, &stream, topic));
+        findings.extend(unread_retries(observed.commands(), &http.address, &stream, topic, &groups));
     }
     findings.extend(groups.iter().filter_map(|((stream, name), group)| unattended(observed, stream, name, *group)));
     findings.extend(observed.only_retries().iter().filter_map(|(stream, name)| only_retries(observed, stream, name)));
@@ -44,7 +44,7 @@ pub(super) fn check(observed: &Observed) -> Vec<Finding> {
 
 /// Reports a stream with messages and no group. Its backlog goes to its first group, on each nsqd.
 fn without_group(
-    curl: &Curl,
+    commands: &ApiCommands,
     http: &str,
     stream: &TopicName,
     topic: &TopicStats,
@@ -61,11 +61,11 @@ fn without_group(
     let waiting = count(depth, "message");
     let (message, fix) = match elsewhere.is_empty() {
         true => {
-            let fix = curl.create_first_group(http, stream.as_str());
+            let fix = commands.create_first_group(http, stream.as_str());
             (format!("{waiting} in a stream without groups: the first group gets all of them"), fix)
         }
         false => {
-            let fix = curl.create_groups(http, stream.as_str(), &elsewhere, topic.paused);
+            let fix = commands.create_groups(http, stream.as_str(), &elsewhere);
             (format!("{waiting} on nsqd {http}, where its groups are not: no consumer looks there"), fix)
         }
     };
@@ -73,17 +73,17 @@ fn without_group(
 }
 
 /// Reports paused queues with messages, with the command that unpauses each.
-fn paused(curl: &Curl, http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
+fn paused(commands: &ApiCommands, http: &str, stream: &TopicName, topic: &TopicStats) -> Vec<Finding> {
     let mut findings = Vec::new();
     if topic.paused && topic.depth > 0 {
         let message = format!("paused, with {} not yet copied to its groups", count(amount(topic.depth), "message"));
-        let fix = curl.post(http, "topic/unpause", stream.as_str(), None);
+        let fix = commands.unpause(http, stream.as_str(), None);
         findings.push(Finding::warning(CheckId::Paused, format!("stream {stream}"), message, fix));
     }
     for channel in topic.channels.iter().filter(|channel| channel.paused && channel.depth > 0) {
         let Ok(name) = ChannelName::new(&channel.channel_name) else { continue };
         let message = format!("paused, with {} waiting", count(amount(channel.depth), "message"));
-        let fix = curl.post(http, "channel/unpause", stream.as_str(), Some(name.as_str()));
+        let fix = commands.unpause(http, stream.as_str(), Some(name.as_str()));
         findings.push(Finding::warning(CheckId::Paused, format!("group {stream}/{name}"), message, fix));
     }
     findings
@@ -159,7 +159,7 @@ fn only_retries(observed: &Observed, stream: &TopicName, name: &ChannelName) -> 
 
 /// Reports redriven messages that the running consumers of their group do not read.
 fn unread_retries(
-    curl: &Curl,
+    commands: &ApiCommands,
     http: &str,
     stream: &TopicName,
     topic: &TopicStats,
@@ -179,14 +179,9 @@ fn unread_retries(
     );
     let fix = format!(
         "{}    # only looks; if it stays, start its consumers with --nsqd-http-address",
-        show(curl, http, stream, name)
+        commands.list(http, Some(stream.as_str()))
     );
     Some(Finding::warning(CheckId::Groups, format!("group {of}/{name}"), message, fix))
-}
-
-/// Returns the command that shows a group on this nsqd.
-fn show(curl: &Curl, http: &str, stream: &TopicName, name: &ChannelName) -> String {
-    curl.get(http, &format!("stats?topic={}&channel={}", in_url(stream.as_str()), in_url(name.as_str())))
 }
 
 /// Reports the token of a fleet without running nodes: it waits for the next node, and any other
@@ -206,8 +201,8 @@ fn show_group(observed: &Observed, stream: &TopicName, name: &ChannelName) -> St
     let has = |topic: &TopicStats| topic.channels.iter().any(|channel| channel.channel_name == name.as_str());
     let retries = stream_of(stream, name);
     let nsqds = observed.streams().filter(|(_, other, topic)| [stream, &retries].contains(&other) && has(topic));
-    let urls = nsqds.map(|(http, stream, _)| show(observed.curl(), &http.address, &stream, name));
-    format!("{}    # only looks; then start its consumer, with its handler", urls.collect::<Vec<_>>().join(" && "))
+    let list = nsqds.map(|(http, stream, _)| observed.commands().list(&http.address, Some(stream.as_str())));
+    format!("{}    # only looks; then start its consumer, with its handler", list.collect::<Vec<_>>().join(" && "))
 }
 
 #[cfg(test)]
@@ -259,7 +254,7 @@ mod tests {
     fn streams_without_groups_are_reported_if_they_have_messages() {
         let (level, check, fix) = one(&seen(vec![nsqd("a:1", vec![topic("foo", 3, vec![])])]));
         assert_eq!((level, check), (Level::Warning, CheckId::Streams));
-        let create = "curl -fsS -X POST -G --data-urlencode \"channel=$group\" 'http://a:1/channel/create?topic=foo'";
+        let create = "mqueue create --nsqd-http-address=a:1 foo/\"$group\"";
         assert_eq!(fix, format!("printf 'its group: ' >&2 && read -r group && {create}"));
         let nothing = topic("foo", 0, vec![]);
         assert_eq!(one(&seen(vec![nsqd("a:1", vec![nothing])])).0, Level::Ok);
@@ -269,7 +264,7 @@ mod tests {
     fn groups_missing_on_one_nsqd_are_created_there() {
         let there = nsqd("a:1", vec![topic("foo", 0, vec![channel("x", 0, 1, false), channel("y", 0, 1, false)])]);
         let (_, _, fix) = one(&seen(vec![there, nsqd("b:1", vec![topic("foo", 3, vec![])])]));
-        assert!(fix.contains("http://b:1/channel/create?topic=foo&channel=x' && curl"), "{fix}");
+        assert_eq!(fix, "mqueue create --nsqd-http-address=b:1 foo/x foo/y");
     }
 
     #[test]
@@ -277,11 +272,11 @@ mod tests {
         let paused = |name, depth| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel(name, depth, 0, true)])])]);
         let (level, check, fix) = one(&paused("x#ephemeral", 2));
         assert_eq!((level, check), (Level::Warning, CheckId::Paused));
-        assert_eq!(fix, "curl -fsS -X POST 'http://a:1/channel/unpause?topic=foo&channel=x%23ephemeral'");
+        assert_eq!(fix, "mqueue unpause --nsqd-http-address=a:1 'foo/x#ephemeral'");
         assert_eq!(one(&paused("x", 0)).0, Level::Ok);
         let stream = TopicStats { paused: true, ..topic("foo", 2, vec![channel("x", 0, 0, false)]) };
         let (_, check, fix) = one(&seen(vec![nsqd("a:1", vec![stream])]));
-        assert_eq!((check, fix.as_str()), (CheckId::Paused, "curl -fsS -X POST 'http://a:1/topic/unpause?topic=foo'"));
+        assert_eq!((check, fix.as_str()), (CheckId::Paused, "mqueue unpause --nsqd-http-address=a:1 foo"));
     }
 
     #[test]
@@ -290,7 +285,7 @@ mod tests {
             |depth, clients| seen(vec![nsqd("a:1", vec![topic("foo", 0, vec![channel("x", depth, clients, false)])])]);
         let (level, check, fix) = one(&group(2, 0));
         assert_eq!((level, check), (Level::Warning, CheckId::Groups));
-        assert!(fix.starts_with("curl -fsS 'http://a:1/stats?topic=foo&channel=x'    # only looks"), "{fix}");
+        assert!(fix.starts_with("mqueue ls --watch=0s --nsqd-http-address=a:1 foo    # only looks"), "{fix}");
         assert_eq!(one(&group(2, 1)).0, Level::Ok);
         assert_eq!(one(&group(0, 0)).0, Level::Ok);
         let mut with_socket = group(2, 0);
@@ -370,9 +365,8 @@ mod tests {
             ]
         };
         let (.., fix) = one(&seen(vec![nsqd("a:1", topics())]));
-        let urls =
-            ["curl -fsS 'http://a:1/stats?topic=ord&channel=g2'".to_owned(), format!("topic={retry}&channel=g2'")];
-        assert!(urls.iter().all(|url| fix.contains(url)), "{fix}");
+        let list = |stream: &str| format!("mqueue ls --watch=0s --nsqd-http-address=a:1 {stream}");
+        assert!(["ord", retry.as_str()].iter().all(|stream| fix.contains(&list(stream))), "{fix}");
         let systemd = Some(SystemdState { has_template: true, ..SystemdState::default() });
         let (.., fix) = one(&Observed { systemd, ..seen(vec![nsqd("a:1", topics())]) });
         assert!(fix.contains("STREAM=ord") && !fix.contains(".retry"), "{fix}");
@@ -385,14 +379,14 @@ mod tests {
         let (level, check, fix) = with(1, 0);
         assert_eq!((level, check), (Level::Warning, CheckId::Groups));
         assert!(
-            fix.starts_with(&format!("curl -fsS 'http://a:1/stats?topic={retry}&channel=g2'    # only looks")),
+            fix.starts_with(&format!("mqueue ls --watch=0s --nsqd-http-address=a:1 {retry}    # only looks")),
             "{fix}"
         );
         assert_eq!(with(1, 1).0, Level::Ok);
         // where the retry stream lacks the group, it is created there
         let lost = vec![topic("ord", 0, vec![channel("g2", 0, 0, false)]), topic(retry.as_str(), 2, vec![])];
         let (.., fix) = one(&seen(vec![nsqd("a:1", lost)]));
-        assert_eq!(fix, format!("curl -fsS -X POST 'http://a:1/channel/create?topic={retry}&channel=g2'"));
+        assert_eq!(fix, format!("mqueue create --nsqd-http-address=a:1 {retry}/g2"));
     }
 
     #[test]

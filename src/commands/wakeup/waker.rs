@@ -19,7 +19,7 @@ use mqueue::wake::decide::{self, GroupName, Wake, WakeSnapshot};
 use mqueue::wake::poke::{poke, remedy};
 use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
 use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of};
-use mqueue::wake::shell_commands::{Curl, create_by_consumer};
+use mqueue::wake::shell_commands::{ApiCommands, create_by_consumer};
 use mqueue::worker::DeadLetter;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
@@ -29,13 +29,12 @@ pub(super) struct SocketWaker {
     /// Streams that have messages and no group, as in [`QueueTotals`].
     pub(super) without_group: BTreeMap<(String, String), u64>,
     /// Paused streams among them.
-    paused_without_group: BTreeSet<(String, String)>,
     /// Groups that only a retry stream has, as in [`QueueTotals`].
     only_retries: BTreeSet<GroupName>,
     pub(super) ungrouped: UngroupedSockets,
     pub(super) history: PokeHistory,
     pub(super) sockets: Sockets,
-    curl: Curl,
+    commands: ApiCommands,
     pub(super) metrics: WakeupMetrics,
     /// Sockets that could not be poked, with the remedy; logged when it changes.
     pub(super) failed_pokes: HashMap<PathBuf, String>,
@@ -64,12 +63,11 @@ impl SocketWaker {
             snapshot: WakeSnapshot::default(),
             pending: BTreeMap::new(),
             without_group: BTreeMap::new(),
-            paused_without_group: BTreeSet::new(),
             only_retries: BTreeSet::new(),
             ungrouped: UngroupedSockets::new(),
             history: PokeHistory::default(),
             sockets: Sockets::new(&args.sockets),
-            curl: args.broker.security.curl(),
+            commands: args.broker.security.api_commands(),
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
             unsubscribed_nsqds: BTreeSet::new(),
@@ -93,7 +91,7 @@ impl SocketWaker {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.snapshot = WakeSnapshot { groups: poll.groups, sockets };
         (self.pending, self.without_group) = (poll.pending, poll.without_group);
-        (self.paused_without_group, self.only_retries) = (poll.paused_without_group, poll.only_retries);
+        self.only_retries = poll.only_retries;
         self.failed_pokes.retain(|socket, _| self.snapshot.sockets.values().flatten().any(|known| known == socket));
         self.log_changes();
         self.log_ungrouped(poll.is_complete, brokers);
@@ -209,7 +207,7 @@ impl SocketWaker {
             let ((http, stream), groups) = (&key, &elsewhere[&key]);
             let count = count(self.without_group[&key], "message");
             let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-            let create = self.curl.create_groups(http, stream, &names, self.paused_without_group.contains(&key));
+            let create = self.commands.create_groups(http, stream, &names);
             let (group, is, it) = match &groups[..] {
                 [group] => (format!("group {group}"), "is", "it there, and it gets them"),
                 groups => (format!("groups {}", groups.join(", ")), "are", "them there, and each gets all"),

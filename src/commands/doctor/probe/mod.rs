@@ -30,7 +30,7 @@ pub(super) async fn run_all(args: &Args) -> Observed {
     observed.wakeup_user = account(WAKEUP_USER);
     observed.unprivileged_user = unprivileged_user();
     observed.security = ShownSecurity {
-        curl: args.broker.security.curl(),
+        commands: args.broker.security.api_commands(),
         flags: args.broker.security.shell_flags(),
         variables: args.broker.security.variables(),
     };
