@@ -193,10 +193,9 @@ fn backlogs(state: &ClusterState, targets: &[&QueueTarget]) -> Vec<(Nsqd, TopicN
     groups.retain(|_, groups| groups.len() > 1);
     let waits = |topic: &&TopicCounts| topic.channels.is_empty() && topic.depth > 0 && !topic.paused;
     let of = |nsqd: &NsqdState| {
-        let topics = nsqd.stats().map(|stats| stats.topics.iter()).into_iter().flatten();
-        let streams = topics.filter(waits).map(|topic| topic.name.clone());
-        let wanted = streams.filter(|stream| groups.contains_key(stream));
-        wanted.map(|stream| (nsqd.api.clone(), stream)).collect::<Vec<_>>()
+        let topics = nsqd.stats().into_iter().flat_map(|stats| &stats.topics);
+        let wanted = topics.filter(waits).filter(|topic| groups.contains_key(&topic.name));
+        wanted.map(|topic| (nsqd.api.clone(), topic.name.clone())).collect::<Vec<_>>()
     };
     state.nsqds.iter().flat_map(of).collect()
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use super::exit::{Exit, Failure};
+use super::message_ages::MessageAges;
 use super::socket_args;
 use super::stream_listing::{StreamListing, stream_rows};
 use mqueue::client::StatsFilter;
@@ -46,11 +47,16 @@ pub(crate) struct NsqdListing {
 }
 
 impl ClusterListing {
-    /// Lists a state. Rates are those since the `earlier` state.
-    pub(crate) fn new(state: &ClusterState, earlier: Option<&ClusterState>, sockets: &socket_args::Args) -> Self {
+    /// Lists a state. Rates are those since the `earlier` state, ages of messages those of `ages`.
+    pub(crate) fn new(
+        state: &ClusterState,
+        earlier: Option<&ClusterState>,
+        ages: &mut MessageAges,
+        sockets: &socket_args::Args,
+    ) -> Self {
         let rates = earlier.map(|earlier| state.rates(earlier)).unwrap_or_default();
         Self {
-            streams: stream_rows(state.streams(), &rates, &sockets.groups()),
+            streams: stream_rows(state.streams(), &rates, &ages.look(state), &sockets.groups()),
             nsqds: state.nsqds.iter().map(NsqdListing::new).collect(),
             lookupd_errors: state.lookupd_errors.iter().map(ToString::to_string).collect(),
             at: SystemTime::now(),
@@ -99,8 +105,9 @@ impl ClusterWatch {
     /// subscriber.
     pub(crate) async fn start(cluster: ClusterApis, sockets: socket_args::Args, interval: Duration) -> Self {
         let filter = StatsFilter::default();
+        let mut ages = MessageAges::default();
         let mut earlier = cluster.observe(&filter).await;
-        let (sender, latest) = watch::channel(Arc::new(ClusterListing::new(&earlier, None, &sockets)));
+        let (sender, latest) = watch::channel(Arc::new(ClusterListing::new(&earlier, None, &mut ages, &sockets)));
         let asked = Arc::new(Notify::new());
         let watch = Self { latest, asked: Arc::clone(&asked) };
         tokio::spawn(async move {
@@ -111,7 +118,8 @@ impl ClusterWatch {
                     () = asked.notified() => {}
                 }
                 let state = cluster.observe(&filter).await;
-                sender.send_replace(Arc::new(ClusterListing::new(&state, Some(&earlier), &sockets)));
+                let listing = ClusterListing::new(&state, Some(&earlier), &mut ages, &sockets);
+                sender.send_replace(Arc::new(listing));
                 earlier = state;
             }
         });

@@ -22,6 +22,7 @@ pub(crate) mod journal;
 pub(crate) mod json_response;
 pub(crate) mod latency;
 pub(crate) mod log_filter;
+pub(crate) mod message_ages;
 pub(crate) mod message_lines;
 pub(crate) mod metrics;
 pub(crate) mod notice;

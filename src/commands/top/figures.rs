@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::history::MessageAge;
+use crate::commands::common::message_ages::MessageAge;
 
 /// Formats a count in at most 5 characters: exactly up to 99999, then `123k`, `1.2M`, `12G`.
 pub(super) fn count(number: u64) -> String {
@@ -38,7 +38,7 @@ pub(super) fn age(age: Duration) -> String {
     }
 }
 
-/// Formats the age of the oldest message; `>` for one that was there before the program looked.
+/// Formats the age of the oldest message; `>` for one that was there at the first look.
 pub(super) fn oldest(oldest: Option<MessageAge>) -> String {
     match oldest {
         None => "-".to_owned(),

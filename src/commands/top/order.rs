@@ -1,5 +1,6 @@
 //! The rows of the view: which streams and groups are shown, and in which order.
 
+use crate::commands::common::message_ages::MessageAge;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 
 /// A row: a stream's number, or that of one of its groups.
@@ -70,24 +71,16 @@ pub(super) fn matches(
 }
 
 /// Sorts the streams, and the groups of each; the largest number first.
-pub(super) fn ordered(
-    streams: &[StreamListing],
-    chosen: Vec<ShownStream>,
-    sort: TopSort,
-    oldest: impl Fn(RowPlace) -> f64,
-) -> Vec<RowPlace> {
+pub(super) fn ordered(streams: &[StreamListing], chosen: Vec<ShownStream>, sort: TopSort) -> Vec<RowPlace> {
     let place = |stream, group| RowPlace { stream, group };
     let mut keyed: Vec<(f64, usize, Vec<usize>)> = Vec::with_capacity(chosen.len());
     for (number, groups) in chosen {
         let stream = &streams[number];
-        let key = |group: usize| match sort {
-            TopSort::Oldest => oldest(place(number, Some(group))),
-            _ => group_key(&stream.groups[group], sort),
-        };
+        let key = |group: usize| group_key(&stream.groups[group], sort);
         let mut keys: Vec<(f64, usize)> = groups.into_iter().map(|group| (key(group), group)).collect();
         keys.sort_by(|a, b| b.0.total_cmp(&a.0));
         let own = match sort {
-            TopSort::Oldest => keys.first().map_or(0.0, |(age, _)| *age).max(oldest(place(number, None))),
+            TopSort::Oldest => keys.first().map_or(0.0, |(age, _)| *age).max(seconds(stream.oldest)),
             TopSort::In => stream.published_per_second.unwrap_or(0.0),
             TopSort::DeadLetters => stream.dead_letters as f64,
             TopSort::Depth => stream.state.depth as f64 + sum(&keys),
@@ -113,6 +106,11 @@ fn group_key(group: &GroupListing, sort: TopSort) -> f64 {
         TopSort::Depth => group.state.depth as f64,
         TopSort::Out => group.finished_per_second.unwrap_or(0.0),
         TopSort::Consumers => group.state.connections as f64,
-        TopSort::Name | TopSort::In | TopSort::Oldest | TopSort::DeadLetters => 0.0,
+        TopSort::Oldest => seconds(group.oldest),
+        TopSort::Name | TopSort::In | TopSort::DeadLetters => 0.0,
     }
+}
+
+fn seconds(age: Option<MessageAge>) -> f64 {
+    age.map_or(0.0, |age| age.duration().as_secs_f64())
 }

@@ -167,7 +167,7 @@ impl TopSession {
             self.is_changed = false;
             return Ok(None);
         };
-        match self.state.press(key, Instant::now()) {
+        match self.state.press(key) {
             None | Some(TopEffect::Decline) => {}
             Some(TopEffect::Quit) => return Ok(Some(Exit::Success)),
             Some(TopEffect::Suspend) => terminal.suspend().await?,

@@ -15,6 +15,7 @@ use super::plain_text;
 use super::state::{TopInput, TopScreen, TopState, TopStatus};
 use super::view::ScreenSize;
 use crate::commands::common::cluster_listing::{ClusterListing, NsqdListing};
+use crate::commands::common::message_ages::MessageAge;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::cluster::{ClusterGroup, ClusterStream};
 
@@ -26,7 +27,8 @@ pub(super) fn group(name: &str, [depth, in_flight, connections, paused_on]: [u64
     let mut state = ClusterGroup::default();
     (state.depth, state.in_flight, state.connections) = (depth, in_flight, connections);
     (state.nsqds, state.paused_on, state.message_count) = (3, paused_on, 1000 + depth + in_flight);
-    GroupListing { group: name.parse().unwrap(), state, finished_per_second: Some(118.2), asleep: false }
+    let oldest = (depth > 0).then_some(MessageAge::Seen(Duration::from_secs(depth)));
+    GroupListing { group: name.parse().unwrap(), state, finished_per_second: Some(118.2), oldest, asleep: false }
 }
 
 pub(super) fn stream(name: &str, dead_letters: u64, groups: Vec<GroupListing>) -> StreamListing {
@@ -34,7 +36,7 @@ pub(super) fn stream(name: &str, dead_letters: u64, groups: Vec<GroupListing>) -
     (state.nsqds, state.message_count) = (3, 5000);
     let is_shown = !name.ends_with(".dead");
     let stream = name.parse().unwrap();
-    StreamListing { stream, state, published_per_second: Some(120.0), dead_letters, groups, is_shown }
+    StreamListing { stream, state, published_per_second: Some(120.0), oldest: None, dead_letters, groups, is_shown }
 }
 
 pub(super) fn listing(streams: Vec<StreamListing>, errors: &[&str]) -> Arc<ClusterListing> {
@@ -51,6 +53,7 @@ pub(super) fn listing(streams: Vec<StreamListing>, errors: &[&str]) -> Arc<Clust
 fn orders(depth: u64, is_awake: bool) -> Arc<ClusterListing> {
     let mut archive = group("archive", [7, 0, u64::from(is_awake), 0]);
     archive.asleep = !is_awake;
+    archive.oldest = Some(MessageAge::Over(Duration::from_secs(9)));
     let invoices = stream("invoices", 0, vec![archive, group("export#ephemeral", [123_456_789, 0, 0, 0])]);
     let orders = stream("orders", 3, vec![group("billing", [depth, 30, 2, 0]), group("mail", [100, 0, 12, 1])]);
     let mut halted = stream("shipping", 0, vec![group("labels", [0, 0, 600, 3])]);
@@ -98,7 +101,7 @@ fn frames_are_as_in_the_snapshots() {
     }
     let (mut state, now) = watched();
     assert_snapshot("ascii", &as_text(&frame(&mut state, (80, 24), PLAIN, now)));
-    state.press(TopKey::Help, now);
+    state.press(TopKey::Help);
     assert_snapshot("help", &as_text(&frame(&mut state, (80, 24), COLOURS, now)));
     let (mut state, _) = watched();
     assert_snapshot("once", &plain_text(&mut state, 136, false));
@@ -175,7 +178,7 @@ fn clients_are_listed() {
     state.screen = TopScreen::Clients(list);
     assert_snapshot("clients", &as_text(&frame(&mut state, (80, 24), COLOURS, now)));
     assert_snapshot("clients-wide", &as_text(&frame(&mut state, (140, 10), COLOURS, now)));
-    state.press(TopKey::Last, now);
+    state.press(TopKey::Last);
     let last = as_text(&frame(&mut state, (80, 24), COLOURS, now));
     assert!(last.contains("worker-30.") && !last.contains("worker-0."), "{last}");
 }
@@ -186,7 +189,7 @@ fn every_size_can_be_drawn() {
     let (mut clients, _) = watched();
     clients.screen = TopScreen::Clients(ClientList::new("orders".parse().unwrap()));
     let (mut help, _) = watched();
-    help.press(TopKey::Help, now);
+    help.press(TopKey::Help);
     let (mut asked, _) = watched();
     asked.input = TopInput::Question("empty orders/billing with 12 messages on 1 nsqd? [y/N]".to_owned());
     let (mut troubled, _) = watched();
@@ -207,8 +210,8 @@ fn ten_thousand_streams_are_drawn() {
     };
     let many = listing((0..10_000).map(of).collect(), &[]);
     let mut state = TopState::new(Arc::clone(&many), None, false, begin);
-    state.press(TopKey::Sort, begin);
-    state.press(TopKey::Last, begin);
+    state.press(TopKey::Sort);
+    state.press(TopKey::Last);
     let took = Instant::now();
     state.update(many, begin + Duration::from_secs(1));
     let text = as_text(&frame(&mut state, (80, 24), COLOURS, begin + Duration::from_secs(1)));

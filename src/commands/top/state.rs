@@ -127,7 +127,7 @@ impl TopState {
         }
         let current = self.listings;
         self.histories.retain(|_, history| history.listing == current);
-        self.arrange(now);
+        self.arrange();
     }
 
     fn record(&mut self, target: QueueTarget, point: HistoryPoint, now: Instant) {
@@ -160,14 +160,10 @@ impl TopState {
     }
 
     /// Chooses and sorts the rows.
-    fn arrange(&mut self, now: Instant) {
+    fn arrange(&mut self) {
         let is_shown = |stream: &StreamListing| self.shows_all || stream.is_shown;
         let chosen = matches(&self.listing.streams, &self.filter, is_shown);
-        let oldest = |place: RowPlace| {
-            let age = self.history(place).and_then(|history| history.oldest(now));
-            age.map_or(0.0, |age| age.duration().as_secs_f64())
-        };
-        self.rows = ordered(&self.listing.streams, chosen, self.sort, oldest);
+        self.rows = ordered(&self.listing.streams, chosen, self.sort);
         if self.selected_row().is_none() {
             let near = self.first_row.min(self.rows.len().saturating_sub(1));
             self.selected = self.rows.get(near).and_then(|place| self.target(*place));
@@ -187,7 +183,7 @@ impl TopState {
     }
 
     /// Takes a key; returns the work that it asks for.
-    pub(super) fn press(&mut self, key: TopKey, now: Instant) -> Option<TopEffect> {
+    pub(super) fn press(&mut self, key: TopKey) -> Option<TopEffect> {
         // it was read
         self.status = None;
         match key {
@@ -203,15 +199,15 @@ impl TopState {
             TopKey::Last => self.move_by(isize::MAX / 2),
             TopKey::Sort => {
                 self.sort = self.sort.next();
-                self.arrange(now);
+                self.arrange();
             }
             TopKey::All => {
                 self.shows_all = !self.shows_all;
-                self.arrange(now);
+                self.arrange();
             }
             TopKey::Help => self.screen = TopScreen::Help,
             TopKey::Enter => return self.open(),
-            TopKey::Back => return self.back(now),
+            TopKey::Back => return self.back(),
             TopKey::Filter => self.input = TopInput::Filter(self.filter.clone()),
             TopKey::Ask(action) => return self.ask(action),
             TopKey::Yes | TopKey::No => {
@@ -219,13 +215,13 @@ impl TopState {
                 return Some(if key == TopKey::Yes { TopEffect::Confirm } else { TopEffect::Decline });
             }
             TopKey::Type(_) | TopKey::Erase | TopKey::EraseAll | TopKey::Submit | TopKey::Cancel => {
-                self.edit_filter(key, now);
+                self.edit_filter(key);
             }
         }
         None
     }
 
-    fn edit_filter(&mut self, key: TopKey, now: Instant) {
+    fn edit_filter(&mut self, key: TopKey) {
         match key {
             TopKey::Type(c) if self.filter.chars().count() < MAX_FILTER => self.filter.push(c),
             TopKey::Erase => drop(self.filter.pop()),
@@ -238,7 +234,7 @@ impl TopState {
             }
             _ => {}
         }
-        self.arrange(now);
+        self.arrange();
     }
 
     fn move_by(&mut self, rows: isize) {
@@ -263,13 +259,13 @@ impl TopState {
     }
 
     /// Leaves a screen, or removes the filter.
-    fn back(&mut self, now: Instant) -> Option<TopEffect> {
+    fn back(&mut self) -> Option<TopEffect> {
         match std::mem::replace(&mut self.screen, TopScreen::Queues) {
             TopScreen::Clients(_) => return Some(TopEffect::CloseClients),
             TopScreen::Help => {}
             TopScreen::Queues => {
                 self.filter.clear();
-                self.arrange(now);
+                self.arrange();
             }
         }
         None
@@ -307,20 +303,12 @@ impl TopState {
 }
 
 fn stream_point(stream: &StreamListing) -> HistoryPoint {
-    let state = &stream.state;
-    let (depth, received) = (state.depth, state.message_count);
-    HistoryPoint { depth, held: depth, received, asleep: false, connections: 0 }
+    HistoryPoint { depth: stream.state.depth, ..HistoryPoint::default() }
 }
 
 fn group_point(group: &GroupListing) -> HistoryPoint {
-    let state = &group.state;
-    HistoryPoint {
-        depth: state.depth,
-        held: state.messages(),
-        received: state.message_count,
-        asleep: group.asleep,
-        connections: state.connections,
-    }
+    let GroupListing { state, asleep, .. } = group;
+    HistoryPoint { depth: state.depth, asleep: *asleep, connections: state.connections }
 }
 
 #[cfg(test)]
@@ -360,7 +348,7 @@ mod tests {
         let (mut state, now) = begun();
         assert_eq!(shown(&state), ["a", "b", "b/billing", "b/mail", "c", "c/x"]);
         select(&mut state, "b/mail");
-        state.press(TopKey::Sort, now);
+        state.press(TopKey::Sort);
         assert_eq!(
             (state.sort, shown(&state)),
             (TopSort::Depth, "b b/mail b/billing c c/x a".split(' ').map(str::to_owned).collect())
@@ -375,16 +363,16 @@ mod tests {
         state.update(listing(vec![], &[]), now);
         assert_eq!((selected(&state), state.selected_row()), (String::new(), None));
         for key in [TopKey::Down, TopKey::Last, TopKey::PageUp, TopKey::Enter] {
-            assert_eq!(state.press(key, now), None, "nothing is selected");
+            assert_eq!(state.press(key), None, "nothing is selected");
         }
     }
 
     #[test]
     fn every_sort_comes_round() {
-        let (mut state, now) = begun();
+        let (mut state, _) = begun();
         let mut seen = Vec::new();
         loop {
-            state.press(TopKey::Sort, now);
+            state.press(TopKey::Sort);
             seen.push(state.sort.word());
             assert_eq!(state.rows.len(), 6);
             if state.sort == TopSort::Name {
@@ -396,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_selection_moves_within_the_rows() {
-        let (mut state, now) = begun();
+        let (mut state, _) = begun();
         assert_eq!(selected(&state), "a");
         for (key, expected) in [
             (TopKey::Up, "a"),
@@ -406,36 +394,36 @@ mod tests {
             (TopKey::Up, "c"),
             (TopKey::First, "a"),
         ] {
-            state.press(key, now);
+            state.press(key);
             assert_eq!(selected(&state), expected, "{key:?}");
         }
     }
 
     #[test]
     fn a_filter_is_typed_kept_or_given_up() {
-        let (mut state, now) = begun();
-        state.press(TopKey::Filter, now);
+        let (mut state, _) = begun();
+        state.press(TopKey::Filter);
         for c in "B/m".chars() {
-            state.press(TopKey::Type(c), now);
+            state.press(TopKey::Type(c));
         }
         assert_eq!(shown(&state), ["b", "b/mail"]);
-        state.press(TopKey::Erase, now);
+        state.press(TopKey::Erase);
         assert_eq!(shown(&state), ["b", "b/billing", "b/mail"]);
-        state.press(TopKey::Submit, now);
+        state.press(TopKey::Submit);
         assert_eq!((&state.input, state.filter.as_str()), (&TopInput::Commands, "B/"));
-        state.press(TopKey::Filter, now);
-        state.press(TopKey::EraseAll, now);
-        (0..200).for_each(|_| drop(state.press(TopKey::Type('z'), now)));
+        state.press(TopKey::Filter);
+        state.press(TopKey::EraseAll);
+        (0..200).for_each(|_| drop(state.press(TopKey::Type('z'))));
         assert_eq!((shown(&state).len(), state.filter.len()), (0, MAX_FILTER));
-        state.press(TopKey::Cancel, now);
+        state.press(TopKey::Cancel);
         assert_eq!(state.filter, "B/");
-        state.press(TopKey::Back, now);
+        state.press(TopKey::Back);
         assert_eq!((shown(&state).len(), state.filter.as_str()), (6, ""));
     }
 
     #[test]
     fn actions_are_for_the_selected_row_and_refused_where_they_make_no_sense() {
-        let (mut state, now) = begun();
+        let (mut state, _) = begun();
         let (pause, unpause) = (AskedAction::Queue(QueueAction::Pause), AskedAction::Queue(QueueAction::Unpause));
         for (target, asked, expected) in [
             ("b/billing", pause, Some(pause)),
@@ -449,13 +437,13 @@ mod tests {
             ("b", AskedAction::Wake, None),
         ] {
             select(&mut state, target);
-            let effect = state.press(TopKey::Ask(asked), now);
+            let effect = state.press(TopKey::Ask(asked));
             let wanted = expected.map(|action| TopEffect::Prepare(action, target.parse().unwrap()));
             assert_eq!(effect, wanted, "{asked:?} of {target}");
             assert_eq!(state.status.as_ref().is_some_and(|status| status.is_error), expected.is_none());
         }
         state.input = TopInput::Question("sure?".to_owned());
-        assert_eq!(state.press(TopKey::Yes, now), Some(TopEffect::Confirm));
+        assert_eq!(state.press(TopKey::Yes), Some(TopEffect::Confirm));
         assert_eq!(state.input, TopInput::Commands);
     }
 

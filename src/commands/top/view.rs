@@ -151,7 +151,7 @@ impl TopState {
         let stream = self.listing.streams.get(place.stream)?;
         let history = self.history(place);
         Some(match place.group {
-            None => stream_row(stream, history, is_ascii, now),
+            None => stream_row(stream, history, is_ascii),
             Some(number) => group_row(stream, stream.groups.get(number)?, history, is_ascii, now),
         })
     }
@@ -254,7 +254,7 @@ impl TopState {
     }
 }
 
-fn stream_row(stream: &StreamListing, history: Option<&QueueHistory>, is_ascii: bool, now: Instant) -> ViewRow {
+fn stream_row(stream: &StreamListing, history: Option<&QueueHistory>, is_ascii: bool) -> ViewRow {
     let state = &stream.state;
     let nothing = || "-".to_owned();
     let cells = vec![
@@ -265,7 +265,7 @@ fn stream_row(stream: &StreamListing, history: Option<&QueueHistory>, is_ascii: 
         nothing(),
         rate(stream.published_per_second),
         nothing(),
-        oldest(history.and_then(|history| history.oldest(now))),
+        oldest(stream.oldest),
         nothing(),
         count(stream.dead_letters),
         paused(state.paused_on, state.nsqds),
@@ -296,7 +296,7 @@ fn group_row(
         count(state.deferred),
         "-".to_owned(),
         rate(group.finished_per_second),
-        oldest(history.and_then(|history| history.oldest(now))),
+        oldest(group.oldest),
         if group.asleep { "asleep".to_owned() } else { count(state.connections) },
         "-".to_owned(),
         condition,

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::history::{ChartSpan, ChartValues, History, SeriesKey};
 use crate::commands::common::cluster_listing::{ClusterListing, ClusterWatch, NsqdListing};
+use crate::commands::common::message_ages::MessageAge;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::proto::TopicName;
 
@@ -214,9 +215,12 @@ struct ShownGroup<'a> {
     in_flight: u64,
     #[serde(skip_serializing_if = "is_zero")]
     deferred: u64,
-    /// The age of the oldest message in seconds, if the broker tells it.
+    /// The age of the oldest message in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<u64>,
+    /// The oldest message may be older.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    older: bool,
     #[serde(rename = "out", skip_serializing_if = "Option::is_none")]
     finished: Option<f64>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -250,12 +254,16 @@ impl<'a> ShownStream<'a> {
 impl<'a> ShownGroup<'a> {
     fn new(row: &'a GroupListing) -> Self {
         let state = &row.state;
+        // the broker's own figure, or what was seen
+        let seen = row.oldest.map(|age| (age.duration(), matches!(age, MessageAge::Over(_))));
+        let oldest = state.oldest_ms.map(|millis| (Duration::from_millis(millis), false)).or(seen);
         Self {
             group: row.group.as_str(),
             depth: state.depth,
             in_flight: state.in_flight,
             deferred: state.deferred,
-            oldest: state.oldest_ms.map(|millis| millis / 1000),
+            oldest: oldest.map(|(age, _)| shown_age(age.as_secs())),
+            older: oldest.is_some_and(|(_, is_older)| is_older),
             finished: row.finished_per_second.and_then(tenths),
             consumers: state.connections,
             asleep: row.asleep,
@@ -269,6 +277,13 @@ impl<'a> ShownGroup<'a> {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// Rounds an age in seconds as the page shows it: rows whose messages only grow older are the same
+/// for a while.
+fn shown_age(seconds: u64) -> u64 {
+    let unit = [86_400, 3600, 60].into_iter().find(|unit| seconds >= 2 * unit).unwrap_or(1);
+    seconds / unit * unit
 }
 
 /// Rounds a rate: rows whose rates differ by less are the same. `None` for a rate of 0.
@@ -290,12 +305,18 @@ mod tests {
         let stream = |(name, depth): &(&str, u64)| {
             let mut state = ClusterGroup::default();
             (state.depth, state.nsqds, state.paused_on) = (*depth, 3, 1);
-            let group =
-                GroupListing { group: "g".parse().unwrap(), state, finished_per_second: Some(0.04), asleep: false };
+            let group = GroupListing {
+                group: "g".parse().unwrap(),
+                state,
+                finished_per_second: Some(0.04),
+                oldest: Some(MessageAge::Over(Duration::from_secs(185))),
+                asleep: false,
+            };
             StreamListing {
                 stream: name.parse().unwrap(),
                 state: ClusterStream::default(),
                 published_per_second: Some(12.345),
+                oldest: None,
                 dead_letters: 0,
                 groups: vec![group],
                 is_shown: true,
@@ -326,7 +347,7 @@ mod tests {
         assert_eq!((name.as_str(), all["streams"].as_array().unwrap().len()), ("all", 2));
         let expected = serde_json::json!({
             "stream": "a", "in": 12.3, "nsqds": 0,
-            "groups": [{"group": "g", "depth": 1, "nsqds": 3, "paused_on": 1}],
+            "groups": [{"group": "g", "depth": 1, "oldest": 180, "older": true, "nsqds": 3, "paused_on": 1}],
         });
         assert_eq!(all["streams"][0], expected);
         assert_eq!(all["nsqds"][0]["error"], "it is away");

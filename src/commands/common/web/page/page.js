@@ -383,7 +383,7 @@
       } else {
         this.number("in_flight", row.in_flight);
         this.number("deferred", row.deferred);
-        this.number("oldest", row.oldest, row.oldest === undefined ? "" : span(row.oldest));
+        this.number("oldest", row.oldest, row.oldest === undefined ? "" : (row.older ? "> " : "") + span(row.oldest));
         this.number("out", row.out, rate(row.out));
         this.number("consumers", row.consumers, row.asleep ? "asleep" : undefined);
       }
