@@ -1,6 +1,6 @@
 //! `mqueue peek`: messages are shown, and stay as they are.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
@@ -147,10 +147,18 @@ fn all_brokers_are_looked_at_and_a_dead_one_is_said() {
         assert!(line.ends_with(&format!("  {}  from {number}", addresses[number])), "{line}");
     }
     assert_eq!(mqueue(&format!("{all} -n 2")).run().stdout.lines().count(), 2);
+    // each has its share, though the first has enough for all
+    brokers[0].publish_lines("orders", &b"more\n".repeat(50));
+    for flags in ["-n 3", "-n 3 --grep [a-z]"] {
+        let shared = mqueue(&format!("{all} {flags}")).run().stdout;
+        assert!(addresses.iter().all(|address| shared.matches(address).count() == 1), "{flags}: {shared}");
+    }
+    assert_eq!(mqueue(&format!("{all} -n 40 --grep [a-z]")).run().stdout.lines().count(), 40);
+    assert_eq!(mqueue(&format!("{all} -n 100")).run().stdout.lines().count(), 53);
     let [alive, dead, third] = brokers;
     drop(dead);
-    let two = mqueue(&all).run();
-    assert_eq!((two.code, two.stdout.lines().count()), (Some(1), 2));
+    let two = mqueue(&format!("{all} -n 100")).run();
+    assert_eq!((two.code, two.stdout.lines().count()), (Some(1), 52));
     assert!(two.stderr.contains(&format!("cannot reach nsqd at {}", addresses[1])), "{}", two.stderr);
     drop((alive, third));
     assert_eq!(mqueue(&all).run().code, Some(69));
@@ -273,7 +281,7 @@ fn all_pages_of_a_long_queue_are_searched_in_memory_and_in_the_log() {
 
 #[test]
 fn the_first_line_comes_at_once_however_long_the_queue_is() {
-    let (count, most) = if is_optimised() { (10_000_000, 50) } else { (200_000, 1_000) };
+    let (count, most) = if is_optimised() { (10_000_000, 50) } else { (200_000, 5_000) };
     for memory in ["--max-memory=4000000000", "--max-memory=0"] {
         let broker = Nsqd::embedded(&[memory, "--max-index-memory=4000000000"]);
         broker.create("orders", "billing");
@@ -361,6 +369,29 @@ fn wrong_parameters_are_named() {
         assert_eq!(get(&broker.http(), &path), format!(r#"{{"message":"{code}"}}"#), "{path}");
     }
     assert_eq!(request(&broker.http(), "POST", channel, b""), r#"{"message":"METHOD_NOT_ALLOWED"}"#);
+}
+
+/// Answers that nobody reads are limited in number, and end.
+#[test]
+fn clients_that_do_not_read_are_limited_and_others_are_told() {
+    let broker = Nsqd::embedded(&["--max-msg-size=16777216", "--max-body-size=67108864"]);
+    broker.create("large", "group");
+    let body = vec![b'x'; 16_000_000];
+    (0..2).for_each(|_| broker.publish("large", &body));
+    let path = "/channel/peek?topic=large&channel=group";
+    let deaf: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(broker.http()).unwrap();
+            write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    wait_until("their answers to be made", || {
+        get(&broker.http(), &format!("{path}&limit=1&max_body=1")).contains("BUSY")
+    });
+    assert_eq!(get(&broker.http(), "/ping"), "OK");
+    drop(deaf);
+    wait_until("the others' turn", || get(&broker.http(), &format!("{path}&limit=1&max_body=1")).contains("\"x\""));
 }
 
 /// AUTH decides who receives messages, and HTTP has no AUTH.

@@ -28,6 +28,8 @@ const MAX_RUNS: usize = 500;
 const MAX_BYTES: u64 = 4 << 20;
 /// Most copies in flight, or deferred, that a step sorts, and most timers that it scans.
 pub(super) const MAX_SCANNED: usize = 4_000;
+/// Largest hash table that a step iterates over.
+const MAX_CAPACITY: usize = 8 * MAX_SCANNED;
 
 /// The messages to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,7 +234,7 @@ impl StepCollector<'_> {
 
     fn in_flight(self, channel: &Channel) -> PeekStep {
         let timers = channel.in_flight.iter().map(|(id, it)| (it.deadline, channel.id, *id));
-        self.timed(channel.in_flight.len(), timers, |timer| {
+        self.timed((channel.in_flight.len(), channel.in_flight.capacity()), timers, |timer| {
             let it = channel.in_flight.get(&timer.2)?;
             let (run, attempts, due, session) = (it.run, it.attempts, Some(it.deadline), Some(it.session));
             Some(PeekedEntry { key: entry_key(timer), run, attempts, due, session })
@@ -241,24 +243,25 @@ impl StepCollector<'_> {
 
     fn deferred(self, channel: &Channel) -> PeekStep {
         let timers = channel.deferred.iter().map(|(id, it)| (it.until, channel.id, *id));
-        self.timed(channel.deferred.len(), timers, |timer| {
+        self.timed((channel.deferred.len(), channel.deferred.capacity()), timers, |timer| {
             let it = channel.deferred.get(&timer.2)?;
             let (run, attempts, due) = (it.run, it.attempts, Some(it.until));
             Some(PeekedEntry { key: entry_key(timer), run, attempts, due, session: None })
         })
     }
 
-    /// Collects the entries of `count` timers of a channel, in their order. Few of them are sorted.
-    /// Many are found in a part of the set of all channels' timers.
+    /// Collects the entries of a channel's timers, in their order. Few of them are sorted, unless
+    /// their table is large because there were many. Many are found in a part of the set of all
+    /// channels' timers.
     fn timed(
         self,
-        count: usize,
+        (count, capacity): (usize, usize),
         of_channel: impl Iterator<Item = TimerKey>,
         entry: impl Fn(TimerKey) -> Option<PeekedEntry>,
     ) -> PeekStep {
         let begin = self.after.map(|after| (after.entry.0, ChannelId(after.entry.1), after.entry.2));
         let owner = ChannelId(self.owner);
-        let (part, is_all) = if count <= MAX_SCANNED {
+        let (part, is_all) = if count <= MAX_SCANNED && capacity <= MAX_CAPACITY {
             let mut timers: Vec<_> = of_channel.filter(|timer| begin.is_none_or(|begin| *timer >= begin)).collect();
             timers.sort_unstable();
             (timers, true)

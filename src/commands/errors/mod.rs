@@ -45,7 +45,6 @@ fn redrive_target(args: &Args) -> RedriveTarget {
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let shutdown = Shutdown::on_signals(GRACE)?;
     if args.get {
         stdout::check()?;
     }
@@ -74,6 +73,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     {
         return Ok(Exit::Failure);
     }
+    // after the question, which Ctrl-C answers
+    let shutdown = Shutdown::on_signals(GRACE)?;
     let selection = LetterSelection {
         stream: args.stream.clone(),
         dead_letters: stream,

@@ -22,7 +22,7 @@ use super::common::short_duration::short_duration;
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use crate::commands::peek::args::Args;
-use mqueue::client::StatsFilter;
+use mqueue::client::{Nsqd, StatsFilter};
 use mqueue::plural::count;
 use mqueue::proto::{PeekState, PeekedMessage};
 
@@ -91,11 +91,9 @@ async fn show(places: &Places<'_>, state: PeekState, output: &mut PeekOutput<'_>
         let found = reader.next().await;
         (reader, found)
     };
-    let mut readers: FuturesUnordered<_> = places
-        .brokers
-        .iter()
-        .map(|nsqd| next(PeekReader::new((*nsqd).clone(), output.args, state, output.format)))
-        .collect();
+    let brokers = places.brokers.len();
+    let reader = |nsqd: &Nsqd| PeekReader::new(nsqd.clone(), output.args, state, output.format, output.left, brokers);
+    let mut readers: FuturesUnordered<_> = places.brokers.iter().map(|nsqd| next(reader(nsqd))).collect();
     while output.left > 0
         && let Some((reader, found)) = readers.next().await
     {
