@@ -73,6 +73,7 @@ mod support;
 mod tail;
 #[cfg(feature = "tokio-nsq")]
 mod tokio_nsq;
+mod top;
 mod touch;
 mod wakeup;
 mod wakeup_bad_input;
@@ -80,4 +81,8 @@ mod wakeup_edge;
 mod wakeup_listen;
 mod wakeup_outage;
 mod wakeup_thousand;
+mod web;
+mod web_browser;
+mod web_cost;
+mod web_letters;
 mod worker;

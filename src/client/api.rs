@@ -25,7 +25,7 @@ use crate::http::client::{BodyError, body as read_body, cause};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsClient;
 use crate::proto::stats::{Channels, ErrorBody, Info, Lookup, Stats, Topics};
-use crate::proto::{ChannelName, TopicName, excerpt};
+use crate::proto::{ChannelName, QueueStats, TopicName, excerpt};
 
 pub use self::peek::{PeekPage, PeekQuery};
 
@@ -310,6 +310,14 @@ impl StatsFilter {
         self.clients = true;
         self
     }
+
+    fn query(&self, clients: bool) -> Vec<(&'static str, &str)> {
+        let clients = if clients { "true" } else { "false" };
+        let mut query = vec![("format", "json"), ("include_mem", "false"), ("include_clients", clients)];
+        query.extend(self.topic.as_ref().map(|topic| ("topic", topic.as_str())));
+        query.extend(self.channel.as_ref().map(|channel| ("channel", channel.as_str())));
+        query
+    }
 }
 
 /// nsqd's HTTP API. Cheap to clone; clones share connections.
@@ -362,11 +370,18 @@ impl Nsqd {
     /// Topics, channels and their depths. Topics and channels that do not exist are missing in the
     /// answer.
     pub async fn stats(&self, filter: &StatsFilter) -> Result<Stats, HttpError> {
-        let clients = if filter.clients { "true" } else { "false" };
-        let mut query = vec![("format", "json"), ("include_mem", "false"), ("include_clients", clients)];
-        query.extend(filter.topic.as_ref().map(|topic| ("topic", topic.as_str())));
-        query.extend(filter.channel.as_ref().map(|channel| ("channel", channel.as_str())));
-        self.0.get("/stats", &query).await
+        self.0.get("/stats", &filter.query(filter.clients)).await
+    }
+
+    /// Counts of topics and channels: what [`stats`](Self::stats) tells without clients and
+    /// latencies, in a fraction of the time and memory.
+    pub async fn queue_stats(&self, filter: &StatsFilter) -> Result<QueueStats, HttpError> {
+        self.0.get("/stats", &filter.query(false)).await
+    }
+
+    /// True if both are APIs at the same address.
+    pub(crate) fn is_at_address_of(&self, other: &Self) -> bool {
+        self.0.address == other.0.address && self.0.scheme == other.0.scheme
     }
 
     /// A numeric setting of nsqd, such as `max_msg_size`.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::plural;
 use crate::proto::stats::{Channels, Info, Lookup, Producer, Stats, TopicStats, Topics};
-use crate::proto::{ChannelName, HostPort, TopicName, excerpt, is_host};
+use crate::proto::{ChannelName, HostPort, QueueStats, TopicName, excerpt, is_host};
 
 /// The largest number of nsqds in an nsqlookupd's answer; the consumer connects to each.
 pub(super) const MAX_NSQDS: usize = 1024;
@@ -72,6 +72,14 @@ impl Sanitize for Stats {
             channels.retain_mut(|channel| out.keep_channel(&channel.channel_name));
             out.keep_topic(topic_name)
         });
+    }
+}
+
+impl Sanitize for QueueStats {
+    /// Counts the names that are already left out.
+    fn sanitize(&mut self, out: &mut RemovedNames) {
+        shorten(&mut self.version);
+        out.count += self.invalid_names;
     }
 }
 

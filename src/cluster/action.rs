@@ -7,19 +7,24 @@ use std::str::FromStr;
 use futures_util::future::join_all;
 
 use super::apis::{ClusterApis, ClusterState, NsqdState};
-use super::streams::count;
 use crate::client::{HttpError, Lookupd, Nsqd};
-use crate::proto::stats::TopicStats;
-use crate::proto::{ChannelName, InvalidName, TopicName};
+use crate::proto::{ChannelCounts, ChannelName, InvalidName, TopicCounts, TopicName};
 
 /// A stream, or one group of it: `STREAM` or `STREAM/GROUP`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct QueueTarget {
     /// The stream (NSQ: topic).
     pub stream: TopicName,
     /// The group (NSQ: channel); `None` for the stream itself.
     pub group: Option<ChannelName>,
+}
+
+impl QueueTarget {
+    /// A stream, or with a group this one of its groups.
+    pub fn new(stream: TopicName, group: Option<ChannelName>) -> Self {
+        Self { stream, group }
+    }
 }
 
 impl FromStr for QueueTarget {
@@ -83,7 +88,7 @@ impl ClusterState {
     pub fn places(&self, action: QueueAction, target: &QueueTarget) -> Vec<(&Nsqd, u64)> {
         let place = |nsqd: &NsqdState| {
             let topics = &nsqd.stats()?.topics;
-            let topic = topics.iter().find(|topic| topic.topic_name == target.stream.as_str());
+            let topic = topics.iter().find(|topic| topic.name == target.stream);
             let messages = topic.and_then(|topic| messages(topic, action, target.group.as_ref()));
             if action == QueueAction::Create { Some(messages.unwrap_or(0)) } else { messages }
         };
@@ -93,15 +98,12 @@ impl ClusterState {
 
 /// Returns the messages that a group holds, or a stream: alone for [`QueueAction::Empty`], which
 /// leaves its groups alone, otherwise with all groups. `None` if there is no such group.
-fn messages(topic: &TopicStats, action: QueueAction, group: Option<&ChannelName>) -> Option<u64> {
-    let mut channels = topic.channels.iter().map(|channel| {
-        let held = count(channel.depth) + count(channel.in_flight_count) + count(channel.deferred_count);
-        (channel.channel_name.as_str(), held)
-    });
+fn messages(topic: &TopicCounts, action: QueueAction, group: Option<&ChannelName>) -> Option<u64> {
+    let mut channels = topic.channels.iter();
     match group {
-        Some(group) => channels.find(|(name, _)| *name == group.as_str()).map(|(_, held)| held),
-        None if action == QueueAction::Empty => Some(count(topic.depth)),
-        None => Some(count(topic.depth) + channels.map(|(_, held)| held).sum::<u64>()),
+        Some(group) => channels.find(|channel| channel.name == *group).map(ChannelCounts::messages),
+        None if action == QueueAction::Empty => Some(topic.depth),
+        None => Some(topic.depth + channels.map(ChannelCounts::messages).sum::<u64>()),
     }
 }
 
@@ -189,12 +191,11 @@ fn backlogs(state: &ClusterState, targets: &[&QueueTarget]) -> Vec<(Nsqd, TopicN
         groups.entry(&target.stream).or_default().extend(&target.group);
     }
     groups.retain(|_, groups| groups.len() > 1);
-    let waits = |topic: &&TopicStats| topic.channels.is_empty() && topic.depth > 0 && !topic.paused;
+    let waits = |topic: &&TopicCounts| topic.channels.is_empty() && topic.depth > 0 && !topic.paused;
     let of = |nsqd: &NsqdState| {
-        let topics = nsqd.stats().map(|stats| stats.topics.iter()).into_iter().flatten();
-        let streams = topics.filter(waits).filter_map(|topic| TopicName::new(&topic.topic_name).ok());
-        let wanted = streams.filter(|stream| groups.contains_key(stream));
-        wanted.map(|stream| (nsqd.api.clone(), stream)).collect::<Vec<_>>()
+        let topics = nsqd.stats().into_iter().flat_map(|stats| &stats.topics);
+        let wanted = topics.filter(waits).filter(|topic| groups.contains_key(&topic.name));
+        wanted.map(|topic| (nsqd.api.clone(), topic.name.clone())).collect::<Vec<_>>()
     };
     state.nsqds.iter().flat_map(of).collect()
 }
@@ -239,7 +240,6 @@ async fn one(nsqd: &Nsqd, action: QueueAction, target: &QueueTarget) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::stats::ChannelStats;
 
     #[test]
     fn targets_are_streams_or_groups() {
@@ -253,15 +253,13 @@ mod tests {
 
     #[test]
     fn emptying_a_stream_leaves_its_groups_alone() {
-        let channel = |name: &str, depth| ChannelStats {
-            channel_name: name.to_owned(),
-            depth,
-            in_flight_count: 1,
-            deferred_count: 1,
-            ..ChannelStats::default()
+        let channel = |name: &str, depth| {
+            let mut channel = ChannelCounts::new(name.parse().unwrap());
+            (channel.depth, channel.in_flight, channel.deferred) = (depth, 1, 1);
+            channel
         };
-        let channels = [channel("a", 10), channel("b", 20)].into_iter().collect();
-        let topic = TopicStats { depth: 5, channels, ..TopicStats::default() };
+        let mut topic = TopicCounts::new("s".parse().unwrap());
+        (topic.depth, topic.channels) = (5, vec![channel("a", 10), channel("b", 20)]);
         let group = |name: &str| name.parse::<ChannelName>().unwrap();
         assert_eq!(messages(&topic, QueueAction::Empty, None), Some(5));
         assert_eq!(messages(&topic, QueueAction::Delete, None), Some(39));

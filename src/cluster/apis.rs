@@ -1,16 +1,28 @@
 //! Asking every nsqd of a cluster.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
+use futures_util::stream::{self, StreamExt};
+use tokio::time::timeout;
 
 use crate::client::{HttpError, Lookupd, Nsqd, StatsFilter};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsClient;
-use crate::proto::stats::{Info, Stats};
+use crate::proto::QueueStats;
+use crate::proto::stats::Info;
 
-/// The HTTP APIs of a cluster's nsqds and nsqlookupds.
+/// The largest number of nsqds that are asked at the same time. It bounds the answers in memory.
+const MAX_REQUESTS: usize = 32;
+/// The time for an nsqd that did not answer the last time: it must not delay each observation.
+const RETRY_TIME: Duration = Duration::from_secs(1);
+/// The shortest time between two questions to an nsqlookupd that answers.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The HTTP APIs of a cluster's nsqds and nsqlookupds. Cheap to clone; clones share connections,
+/// and what changes rarely: the nsqds that the nsqlookupds know, and each nsqd's `/info`.
 #[derive(Debug, Clone)]
 pub struct ClusterApis {
     nsqds: Vec<Nsqd>,
@@ -18,6 +30,18 @@ pub struct ClusterApis {
     /// TLS of nsqds that the nsqlookupds know.
     #[cfg(feature = "tls")]
     tls: Option<TlsClient>,
+    known: Arc<Mutex<KnownNsqds>>,
+}
+
+/// Answers of earlier observations.
+#[derive(Debug, Default)]
+struct KnownNsqds {
+    /// The nsqds of each nsqlookupd, with the time of its answer.
+    found: BTreeMap<usize, (Instant, Vec<Nsqd>)>,
+    /// The `/info` of each nsqd that answered the last time, by its address.
+    infos: BTreeMap<String, Arc<Info>>,
+    /// The addresses of nsqds that did not answer the last time.
+    silent: BTreeSet<String>,
 }
 
 /// Every nsqd of a cluster, as it answered at one moment.
@@ -26,9 +50,9 @@ pub struct ClusterApis {
 pub struct ClusterState {
     /// The nsqds, each once, even if it is known under several addresses.
     pub nsqds: Vec<NsqdState>,
-    /// The nsqlookupds that did not answer: nsqds that only they know are missing.
+    /// The nsqlookupds that did not answer: nsqds that only they know may be missing.
     pub lookupd_errors: Vec<HttpError>,
-    /// The time of the answers.
+    /// The time of the last answer.
     pub at: Instant,
 }
 
@@ -38,8 +62,10 @@ pub struct ClusterState {
 pub struct NsqdState {
     /// The HTTP API.
     pub api: Nsqd,
-    /// The version, addresses and statistics, or the reason why there are none.
-    pub answer: Result<(Info, Stats), HttpError>,
+    /// The version, addresses and counts, or the reason why there are none.
+    pub answer: Result<(Arc<Info>, QueueStats), HttpError>,
+    /// The time of the answer.
+    pub at: Instant,
 }
 
 impl ClusterState {
@@ -51,8 +77,8 @@ impl ClusterState {
 }
 
 impl NsqdState {
-    /// Returns the statistics if the nsqd answered.
-    pub fn stats(&self) -> Option<&Stats> {
+    /// Returns the counts if the nsqd answered.
+    pub fn stats(&self) -> Option<&QueueStats> {
         self.answer.as_ref().ok().map(|(_, stats)| stats)
     }
 
@@ -71,6 +97,7 @@ impl ClusterApis {
             lookupds,
             #[cfg(feature = "tls")]
             tls: None,
+            known: Arc::default(),
         }
     }
 
@@ -97,31 +124,115 @@ impl ClusterApis {
         &self.lookupds
     }
 
-    /// Asks every nsqd for its statistics, all at the same time.
+    /// Asks every nsqd for its counts, many at the same time. The nsqlookupds are asked for nsqds
+    /// every 5 s; the nsqds of one that does not answer are those that it knew last. An nsqd that
+    /// did not answer the last time has 1 s to do so.
     ///
     /// # Cancel safety
     /// Nothing is changed, so the future may be dropped at any time.
     pub async fn observe(&self, filter: &StatsFilter) -> ClusterState {
-        let mut lookupd_errors = Vec::new();
-        let mut nsqds = self.nsqds.clone();
-        let mut known: BTreeSet<String> = nsqds.iter().map(ToString::to_string).collect();
-        for nodes in join_all(self.lookupds.iter().map(Lookupd::nodes)).await {
-            match nodes {
-                Ok(nodes) => {
-                    let found = nodes.producers.iter().filter_map(|node| self.api(&node.http_address()));
-                    nsqds.extend(found.filter(|nsqd| known.insert(nsqd.to_string())));
-                }
-                Err(error) => lookupd_errors.push(error),
-            }
-        }
-        let ask = |api: Nsqd| async {
-            let (info, stats) = join(api.info(), api.stats(filter)).await;
-            let answer = info.and_then(|info| Ok((info, stats?)));
-            NsqdState { api, answer }
+        let lookupd_errors = self.look_up().await;
+        let ask = |(number, api): (usize, Nsqd)| async move {
+            let answer = self.ask(&api, filter).await;
+            (number, NsqdState { api, answer, at: Instant::now() })
         };
-        let mut nsqds = join_all(nsqds.into_iter().map(ask)).await;
+        let asked = stream::iter(self.all_nsqds().into_iter().enumerate().map(ask));
+        let mut answers: Vec<_> = asked.buffer_unordered(MAX_REQUESTS).collect().await;
+        answers.sort_unstable_by_key(|(number, _)| *number);
+        let mut nsqds = answers.into_iter().map(|(_, nsqd)| nsqd).collect();
         keep_first_of_each(&mut nsqds);
         ClusterState { nsqds, lookupd_errors, at: Instant::now() }
+    }
+
+    /// Asks the nsqlookupds that are due for their nsqds; returns the errors.
+    async fn look_up(&self) -> Vec<HttpError> {
+        let is_due = |number: &usize| {
+            let known = self.known();
+            known.found.get(number).is_none_or(|(at, _)| at.elapsed() >= LOOKUP_INTERVAL)
+        };
+        let due = self.lookupds.iter().enumerate().filter(|(number, _)| is_due(number));
+        let ask = |(number, lookupd): (usize, &Lookupd)| {
+            let lookupd = lookupd.clone();
+            async move { (number, lookupd.nodes().await) }
+        };
+        let answers = join_all(due.map(ask)).await;
+        let mut errors = Vec::new();
+        let mut known = self.known();
+        for (number, nodes) in answers {
+            let addresses = match nodes {
+                Ok(nodes) => nodes.producers.into_iter().map(|node| node.http_address()),
+                Err(error) => {
+                    errors.push(error);
+                    continue;
+                }
+            };
+            // an API that is known keeps its connections
+            let mut before = known.found.remove(&number).map(|(_, nsqds)| nsqds).unwrap_or_default();
+            let nsqd = |address: String| match before.iter().position(|nsqd| nsqd.to_string() == address) {
+                Some(number) => Some(before.swap_remove(number)),
+                None => self.api(&address),
+            };
+            let nsqds = addresses.filter_map(nsqd).collect();
+            known.found.insert(number, (Instant::now(), nsqds));
+        }
+        errors
+    }
+
+    /// Returns the nsqds that are named and those that the nsqlookupds know, each address once.
+    /// Forgets what was known of others.
+    fn all_nsqds(&self) -> Vec<Nsqd> {
+        let mut seen = BTreeSet::new();
+        let mut known = self.known();
+        let found = known.found.values().flat_map(|(_, nsqds)| nsqds);
+        let all = self.nsqds.iter().chain(found).filter(|nsqd| seen.insert(nsqd.to_string())).cloned().collect();
+        known.infos.retain(|address, _| seen.contains(address));
+        known.silent.retain(|address| seen.contains(address));
+        all
+    }
+
+    /// Asks an nsqd. `/info` is asked for once in a run of nsqd, whose start time is in both
+    /// answers.
+    async fn ask(&self, api: &Nsqd, filter: &StatsFilter) -> Result<(Arc<Info>, QueueStats), HttpError> {
+        let address = api.to_string();
+        let (info, is_silent) = {
+            let known = self.known();
+            (known.infos.get(&address).cloned(), known.silent.contains(&address))
+        };
+        let both = async {
+            if let Some(info) = info {
+                let stats = api.queue_stats(filter).await?;
+                if stats.start_time == info.start_time {
+                    return Ok((info, stats));
+                }
+            }
+            let (info, stats) = join(api.info(), api.queue_stats(filter)).await;
+            Ok((Arc::new(info?), stats?))
+        };
+        let late = || HttpError::Unreachable {
+            program: "nsqd",
+            address: address.clone(),
+            reason: "no answer in time".to_owned(),
+        };
+        let answer = match is_silent {
+            true => timeout(RETRY_TIME, both).await.unwrap_or_else(|_| Err(late())),
+            false => both.await,
+        };
+        let mut known = self.known();
+        match &answer {
+            Ok((info, _)) => {
+                known.silent.remove(&address);
+                known.infos.insert(address, Arc::clone(info));
+            }
+            Err(_) => {
+                known.infos.remove(&address);
+                known.silent.insert(address);
+            }
+        }
+        answer
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownNsqds> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,20 +246,33 @@ fn keep_first_of_each(nsqds: &mut Vec<NsqdState>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::proto::TopicCounts;
+
+    /// A cluster of one nsqd for each list of topics.
+    pub(in super::super) fn cluster(nsqds: Vec<Vec<TopicCounts>>) -> ClusterState {
+        let nsqd = |(number, topics): (usize, Vec<TopicCounts>)| NsqdState {
+            api: format!("nsqd{number}:4151").parse().unwrap(),
+            answer: Ok((Arc::default(), QueueStats { topics, ..QueueStats::default() })),
+            at: Instant::now(),
+        };
+        let nsqds = nsqds.into_iter().enumerate().map(nsqd).collect();
+        ClusterState { nsqds, lookupd_errors: Vec::new(), at: Instant::now() }
+    }
 
     #[test]
     fn an_nsqd_with_two_addresses_counts_once() {
-        let state = |address: &str, start_time| NsqdState {
-            api: address.parse().unwrap(),
-            answer: Ok((Info { hostname: "a".to_owned(), start_time, ..Info::default() }, Stats::default())),
+        let state = |address: &str, answer| NsqdState { api: address.parse().unwrap(), answer, at: Instant::now() };
+        let answered = |address: &str, start_time| {
+            let info = Info { hostname: "a".to_owned(), start_time, ..Info::default() };
+            state(address, Ok((Arc::new(info), QueueStats::default())))
         };
-        let failed = || NsqdState {
-            api: "c:1".parse().unwrap(),
-            answer: Err(HttpError::Unreachable { program: "nsqd", address: "c:1".to_owned(), reason: String::new() }),
+        let failed = || {
+            let address = "c:1".to_owned();
+            state("c:1", Err(HttpError::Unreachable { program: "nsqd", address, reason: String::new() }))
         };
-        let mut nsqds = vec![state("a:1", 1), state("127.0.0.1:1", 1), state("b:1", 2), failed(), failed()];
+        let mut nsqds = vec![answered("a:1", 1), answered("127.0.0.1:1", 1), answered("b:1", 2), failed(), failed()];
         keep_first_of_each(&mut nsqds);
         let left: Vec<String> = nsqds.iter().map(|nsqd| nsqd.api.to_string()).collect();
         assert_eq!(left, ["a:1", "b:1", "c:1", "c:1"]);

@@ -12,7 +12,7 @@ use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
-    send, simulate, stage, tail, wakeup, worker,
+    send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -55,6 +55,8 @@ pub(crate) enum CliCommand {
     Node(OnDemand<node::args::Args>),
     Wakeup(OnDemand<wakeup::args::Args>),
     Ls(OnDemand<ls::args::Args>),
+    Top(OnDemand<top::args::Args>),
+    Web(OnDemand<web::args::Args>),
     Create(OnDemand<admin::args::CreateArgs>),
     Pause(OnDemand<admin::args::PauseArgs>),
     Unpause(OnDemand<admin::args::UnpauseArgs>),
@@ -78,7 +80,10 @@ const TASKS: [(&str, &[&str]); 6] = [
     ("Sleep and wake", &["wakeup"]),
     (
         "Operate",
-        &["ls", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor", "errors"],
+        &[
+            "ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor",
+            "errors",
+        ],
     ),
     ("Measure", &["bench", "simulate"]),
     ("Broker", &["broker", "demo"]),

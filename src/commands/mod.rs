@@ -27,5 +27,7 @@ pub(crate) mod send;
 pub(crate) mod simulate;
 pub(crate) mod stage;
 pub(crate) mod tail;
+pub(crate) mod top;
 pub(crate) mod wakeup;
+pub(crate) mod web;
 pub(crate) mod worker;

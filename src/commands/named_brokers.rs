@@ -49,7 +49,9 @@ fn asks_itself(command: &CliCommand) -> bool {
         CliCommand::Simulate(args) => !matches!(args.via, Via::Broker),
         CliCommand::Wakeup(_)
         | CliCommand::Doctor(_)
+        | CliCommand::Web(_)
         | CliCommand::Ls(_)
+        | CliCommand::Top(_)
         | CliCommand::Peek(_)
         | CliCommand::Tail(_)
         | CliCommand::Create(_)
@@ -76,7 +78,9 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Errors(args) => Some(&mut args.broker),
         CliCommand::Wakeup(args) => Some(&mut args.broker),
         CliCommand::Doctor(args) => Some(&mut args.broker),
+        CliCommand::Web(args) => Some(&mut args.broker),
         CliCommand::Ls(args) => Some(&mut args.broker),
+        CliCommand::Top(args) => Some(&mut args.broker),
         CliCommand::Peek(args) => Some(&mut args.broker),
         CliCommand::Tail(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),

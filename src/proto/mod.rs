@@ -28,6 +28,7 @@ mod message;
 mod name;
 #[cfg(feature = "lookup")]
 mod peek;
+mod queue_stats;
 mod quote;
 mod read_room;
 pub mod stats;
@@ -47,6 +48,7 @@ pub use message::{Message, MessageId};
 pub use name::{ChannelName, InvalidName, TopicName};
 #[cfg(feature = "lookup")]
 pub use peek::{InvalidPeekState, PeekLine, PeekState, PeekedClient, PeekedMessage};
+pub use queue_stats::{ChannelCounts, QueueStats, TopicCounts};
 pub use quote::{escape_while, excerpt};
 pub(crate) use read_room::read_room;
 pub use write_buffer::WriteBuffer;

@@ -2,12 +2,14 @@
 
 mod auth_server;
 mod certificates;
+pub mod chromium;
 mod client;
 mod disks;
 pub mod doctor;
 mod doors;
 mod eavesdropper;
 mod events;
+mod fake_cluster;
 pub mod fake_nsqd;
 mod gateway;
 mod liar;
@@ -15,22 +17,28 @@ mod mode;
 mod mqueue;
 mod nsq;
 pub mod secured;
+mod tmux;
+mod web;
 mod wire;
 
 use std::time::{Duration, Instant};
 
 pub use self::auth_server::AuthServer;
 pub use self::certificates::Certificates;
+pub use self::chromium::Chromium;
 pub use self::client::Client;
 pub use self::disks::{BadDisk, SmallDisk};
 pub use self::doors::{Doors, Told};
 pub use self::eavesdropper::Eavesdropper;
 pub use self::events::{EventsOutcome, Sequences};
+pub use self::fake_cluster::FakeCluster;
 pub use self::gateway::{Gateway, Worker};
 pub use self::liar::{Liar, Rest};
 pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
 pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
 pub use self::nsq::{CONFIG_OPTIONS, Lookupd, Nsqd, get, peer, request};
+pub use self::tmux::{Tmux, has_tmux};
+pub use self::web::{Web, WebEvents};
 pub use self::wire::Wire;
 
 /// The longest that any single condition may take, on a slow and busy machine.

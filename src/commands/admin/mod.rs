@@ -5,15 +5,15 @@ pub(crate) mod args;
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 use self::args::ActionArgs;
 use super::common::confirm::is_confirmed;
 use super::common::exit::{Exit, Failure};
+use super::common::nsqd_result::NsqdResult;
+use super::common::queue_question::{question, words};
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use mqueue::client::StatsFilter;
-use mqueue::cluster::{ClusterApis, ClusterState, HeldBacklogs, QueueAction, QueueOutcome, QueueTarget};
+use mqueue::cluster::{ClusterApis, ClusterState, HeldBacklogs, QueueAction, QueueTarget};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
 
@@ -102,42 +102,6 @@ fn loses_something(action: QueueAction, state: &ClusterState, targets: &[&QueueT
         QueueAction::Delete => true,
         QueueAction::Empty => targets.iter().any(holds),
         QueueAction::Create | QueueAction::Pause | QueueAction::Unpause => false,
-    }
-}
-
-/// Describes the action and what it would lose.
-fn question(action: QueueAction, state: &ClusterState, targets: &[&QueueTarget]) -> String {
-    let described = targets.iter().map(|target| {
-        let places = state.places(action, target);
-        let messages = places.iter().map(|(_, messages)| messages).sum::<u64>();
-        format!("{target} with {} on {}", count(messages, "message"), count(places.len() as u64, "nsqd"))
-    });
-    format!("{} {}", words(action).0, described.collect::<Vec<_>>().join(", "))
-}
-
-/// The verb, and its past participle.
-fn words(action: QueueAction) -> (&'static str, &'static str) {
-    match action {
-        QueueAction::Create => ("create", "created"),
-        QueueAction::Pause => ("pause", "paused"),
-        QueueAction::Unpause => ("unpause", "unpaused"),
-        QueueAction::Empty => ("empty", "emptied"),
-        QueueAction::Delete => ("delete", "deleted"),
-    }
-}
-
-/// The result on one nsqd, for JSON.
-#[derive(Debug, Serialize)]
-struct NsqdResult {
-    nsqd: String,
-    messages: u64,
-    error: Option<String>,
-}
-
-impl From<QueueOutcome> for NsqdResult {
-    fn from(outcome: QueueOutcome) -> Self {
-        let error = outcome.result.err().map(|error| error.to_string());
-        Self { nsqd: outcome.nsqd, messages: outcome.messages, error }
     }
 }
 

@@ -10,6 +10,7 @@ use super::go_flags::{boolean, go_whole, integer};
 use super::ignored_flags::IgnoredArgs;
 use super::import::ImportArgs;
 use super::nsqd_args::{BroadcastPortArgs, NsqdArgs};
+use super::page::PageArgs;
 use super::security_args::BrokerSecurityArgs;
 use super::statistics_args::StatisticsArgs;
 use crate::commands::common::http_guard_args::HttpGuardArgs;
@@ -114,6 +115,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub statistics: StatisticsArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub page: PageArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

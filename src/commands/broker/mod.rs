@@ -8,6 +8,7 @@ mod ignored_flags;
 mod import;
 mod log_level;
 mod nsqd_args;
+mod page;
 mod security_args;
 mod statistics_args;
 
@@ -53,6 +54,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     server.tcp.iter().for_each(|bound| tracing::info!("TCP: listening on {bound}"));
     server.http.iter().for_each(|bound| tracing::info!("HTTP: listening on {bound}"));
     server.https.iter().for_each(|bound| tracing::info!("HTTPS: listening on {bound}"));
+    if let Some(page) = page::bind(&args, &server).await? {
+        tracing::info!("page: listening on {}", page.url()?);
+        tokio::spawn(page.run(shutdown.clone()));
+    }
     if let Some(tls) = tls {
         tokio::spawn(reload_certificates(tls, signal(SignalKind::hangup())?));
     }

@@ -5,21 +5,71 @@
 //!  TOKEN                                          all scopes
 //!  TOKEN publish streams=orders                   publishes to the stream orders
 //!  TOKEN take streams=orders groups=mail,billing  takes jobs for two groups of it
+//!  TOKEN act name=alice                           does actions on the web page, logged as alice's
 //! ```
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use axum::http::{HeaderMap, header};
+use mqueue::cluster::QueueTarget;
 use mqueue::io_error::describe;
+use mqueue::plural::count;
 use mqueue::proto::{ChannelName, TopicName};
 use subtle::ConstantTimeEq;
 
 /// The longest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// The longest name of a token.
+const MAX_NAME: usize = 64;
+
+/// A file of tokens that can be read again.
+#[derive(Debug)]
+pub(crate) struct TokenFile {
+    path: PathBuf,
+    tokens: RwLock<Arc<BearerTokens>>,
+}
+
+impl TokenFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or has no valid tokens.
+    pub(crate) fn read(path: PathBuf) -> Result<Self, String> {
+        let tokens = RwLock::new(Arc::new(BearerTokens::read(&path)?));
+        Ok(Self { path, tokens })
+    }
+
+    /// Reads the file again. A file that cannot be used is logged, and the tokens before stay
+    /// valid.
+    pub(crate) fn reload(&self) {
+        match BearerTokens::read(&self.path) {
+            Ok(tokens) => {
+                tracing::info!("{} read again", count(tokens.count(), "bearer token"));
+                *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+            }
+            Err(error) => tracing::error!(%error, "bearer tokens not read again; the ones before stay in use"),
+        }
+    }
+
+    /// Returns the scopes that a token has now; `None` if it is unknown.
+    pub(crate) fn scopes(&self, sent: &[u8]) -> Option<Arc<TokenScopes>> {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        tokens.scopes(sent).cloned().map(Arc::new)
+    }
+}
+
+/// Returns the token that a request sends; empty if it sends none.
+pub(crate) fn sent_token(headers: &HeaderMap) -> &[u8] {
+    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    let is_bearer = given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
+    if is_bearer { given[7..].trim_ascii() } else { b"" }
+}
 
 /// The tokens of a file; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +85,14 @@ pub(crate) struct BearerToken {
 /// The requests that a token allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenScopes {
+    /// The token's name in logs.
+    name: String,
     publish: bool,
     take: bool,
-    /// The streams to publish to and to take from; `None`: all.
+    act: bool,
+    /// The streams to publish to, to take from and to act on; `None`: all.
     streams: Option<BTreeSet<TopicName>>,
-    /// The groups to take for; `None`: all.
+    /// The groups to take for and to act on; `None`: all.
     groups: Option<BTreeSet<ChannelName>>,
 }
 
@@ -90,7 +143,7 @@ impl BearerTokens {
                     "this token is in an earlier line, too: write all its scopes in one line".to_owned(),
                 ));
             }
-            let scopes = TokenScopes::parse(words).map_err(wrong)?;
+            let scopes = TokenScopes::parse(format!("the token of line {}", index + 1), words).map_err(wrong)?;
             tokens.push(BearerToken { secret: secret.to_owned(), scopes });
         }
         Ok(Self(tokens))
@@ -114,28 +167,52 @@ impl BearerTokens {
 }
 
 impl TokenScopes {
-    fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, String> {
-        let mut scopes = Self { publish: false, take: false, streams: None, groups: None };
+    /// Parses the words after a token. `unnamed` is its name if they have none.
+    fn parse<'a>(unnamed: String, words: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let mut scopes = Self { name: unnamed, publish: false, take: false, act: false, streams: None, groups: None };
         for word in words {
             match word.split_once('=') {
                 None if word == "publish" => scopes.publish = true,
                 None if word == "take" => scopes.take = true,
+                None if word == "act" => scopes.act = true,
+                Some(("name", name)) => scopes.name = token_name(name)?,
                 Some(("streams", list)) if scopes.streams.is_none() => scopes.streams = Some(names(list)?),
                 Some(("groups", list)) if scopes.groups.is_none() => scopes.groups = Some(names(list)?),
                 Some(("streams" | "groups", _)) => {
                     return Err("streams= or groups= twice: separate names by commas".into());
                 }
                 None | Some(_) => {
-                    return Err("unknown scope: use publish, take, streams=NAME,NAME and groups=NAME,NAME".into());
+                    let known = "use publish, take, act, name=NAME, streams=NAME,NAME and groups=NAME,NAME";
+                    return Err(format!("unknown scope: {known}"));
                 }
             }
         }
-        if !scopes.publish && !scopes.take {
-            (scopes.publish, scopes.take) = (true, true);
+        if !scopes.publish && !scopes.take && !scopes.act {
+            (scopes.publish, scopes.take, scopes.act) = (true, true, true);
         }
-        match scopes.groups.is_some() && !scopes.take {
-            true => Err("groups= is for take: add take".into()),
+        match scopes.groups.is_some() && !scopes.take && !scopes.act {
+            true => Err("groups= is for take and act: add one of them".into()),
             false => Ok(scopes),
+        }
+    }
+
+    /// Returns the token's name in logs.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the scope that an action on the stream or group needs and this token lacks; `Ok` if
+    /// none. A token of some groups may not act on whole streams.
+    pub(crate) fn may_act(&self, target: &QueueTarget) -> Result<(), String> {
+        if !self.act {
+            return Err("the scope act".to_owned());
+        }
+        self.has_stream(&target.stream)?;
+        let Some(groups) = &self.groups else { return Ok(()) };
+        match &target.group {
+            Some(group) if groups.contains(group) => Ok(()),
+            Some(group) => Err(format!("group {group} in groups=")),
+            None => Err("whole streams: it has groups=".to_owned()),
         }
     }
 
@@ -169,6 +246,15 @@ impl TokenScopes {
             true => Ok(()),
             false => Err(format!("stream {stream} in streams=")),
         }
+    }
+}
+
+/// Reads the name of a token: the log shows it as it is.
+fn token_name(name: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_alphanumeric() || "._-@+".contains(c);
+    match !name.is_empty() && name.chars().count() <= MAX_NAME && name.chars().all(is_allowed) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("invalid name=: use letters, digits, '.', '_', '-', '@' and '+', at most {MAX_NAME}")),
     }
 }
 
@@ -212,11 +298,28 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_acts_has_a_name_and_its_streams_and_groups() {
+        let tokens = parse("all\nalice act name=alice\npub publish\nmail act streams=a groups=mail name=m\n").unwrap();
+        let may = |token: &str, target: &str| {
+            tokens.scopes(token.as_bytes()).unwrap().may_act(&target.parse().unwrap()).is_ok()
+        };
+        for (token, allowed) in [("all", [true; 4]), ("alice", [true; 4]), ("pub", [false; 4])] {
+            assert_eq!(["a", "b", "a/mail", "a/x"].map(|target| may(token, target)), allowed, "{token}");
+        }
+        assert_eq!(["a", "b/mail", "a/mail", "a/x"].map(|it| may("mail", it)), [false, false, true, false]);
+        let name = |token: &str| tokens.scopes(token.as_bytes()).unwrap().name().to_owned();
+        assert_eq!([name("all"), name("alice"), name("mail")], ["the token of line 1", "alice", "m"]);
+        assert!(tokens.scopes(b"alice").unwrap().may_answer().is_err(), "it takes no jobs");
+    }
+
+    #[test]
     fn invalid_lines_are_refused_and_no_token_is_shown() {
         for (text, words) in [
             ("secret\nsecret2 publsh", "line 2: unknown scope"),
             ("secret publish,take", "line 1: unknown scope"),
-            ("secret publish groups=a", "line 1: groups= is for take"),
+            ("secret publish groups=a", "line 1: groups= is for take and act"),
+            ("secret name=", "line 1: invalid name="),
+            ("secret name=a\u{1b}[2Jb", "line 1: invalid name="),
             ("secret streams=a/b", "line 1: invalid"),
             ("secret streams=", "line 1: invalid"),
             ("secret streams=a streams=b", "line 1: streams= or groups= twice"),

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::security_args::SecurityArgs;
 
 /// Addresses of nsqd and nsqlookupd.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "Brokers")]
 pub(crate) struct Args {
@@ -41,6 +41,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Names one nsqd, by its HTTP API.
+    pub(crate) fn of_nsqd(http: Nsqd) -> Self {
+        Self { nsqd_http_address: vec![http], ..Self::default() }
+    }
+
     /// Returns true if an address to connect to is named.
     pub(crate) fn is_named(&self) -> bool {
         !self.nsqd_tcp_address.is_empty() || !self.lookupd_http_address.is_empty()
@@ -63,6 +68,14 @@ impl Args {
         }
         self.https = client;
         Ok(())
+    }
+
+    /// Returns the flags that have another command of this program use the same brokers.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let tcp = self.nsqd_tcp_address.iter().map(|address| format!("--nsqd-tcp-address={address}"));
+        let http = self.nsqd_http().into_iter().map(|nsqd| format!("--nsqd-http-address={nsqd}"));
+        let lookupds = self.lookupd_http_address.iter().map(|it| format!("--lookupd-http-address={it}"));
+        tcp.chain(http).chain(lookupds).chain(self.security.flags()).collect()
     }
 
     /// Returns the settings of connections to nsqd.

@@ -16,7 +16,7 @@ use super::values::whole;
 const MAX_SECRET: u64 = 64 * 1024;
 
 /// TLS, compression and AUTH.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "TLS, compression and AUTH")]
 pub(crate) struct SecurityArgs {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mqueue::net::tls::TlsClientSettings;
 
 /// Certificates of a TLS client.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
 pub(crate) struct TlsClientArgs {
     /// PEM file of the certificate authorities to trust, also for https:// addresses [default: the

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::letters::{Letter, Letters};
-use super::routes::{NotRedriven, Routes};
-use super::{ErrorsAction, print_status};
+use super::{print_status, redrive_target};
+use crate::commands::common::dead_letters::LetterAction;
+use crate::commands::common::dead_letters::letters::{Letter, Letters};
+use crate::commands::common::dead_letters::routes::{NotRedriven, Routes};
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
@@ -33,7 +34,7 @@ struct LetterLine<'a> {
 pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
-    would: Option<ErrorsAction>,
+    would: Option<LetterAction>,
     brokers: &BrokerAddresses,
     total: u64,
     shutdown: &Shutdown,
@@ -56,8 +57,8 @@ pub(super) async fn run(
     let total = total.saturating_sub(joined as u64);
     let total = plural::count(total, "letter");
     let plan = match would {
-        Some(ErrorsAction::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
-        Some(ErrorsAction::Get | ErrorsAction::Drop) | None => None,
+        Some(LetterAction::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
+        Some(LetterAction::Get | LetterAction::Drop) | None => None,
     };
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
     let count = held.len().min(args.limit as usize);
@@ -75,7 +76,7 @@ pub(super) async fn run(
 /// Returns how many letters would be redriven, with a text that says where to, and which would
 /// stay, and why.
 async fn plan(letters: &[Letter], args: &Args, brokers: &BrokerAddresses) -> Result<(usize, String), Failure> {
-    let mut routes = Routes::new(args, brokers)?;
+    let mut routes = Routes::new(&args.stream, redrive_target(args), brokers)?;
     routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot read the groups: {why}")))?;
     let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<NotRedriven, u64>::new());
     for letter in letters {

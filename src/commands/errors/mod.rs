@@ -7,18 +7,16 @@
 //!                                            └─▶ drop: FIN
 //! ```
 
-mod act;
 pub(crate) mod args;
-mod letters;
 mod list;
-mod parts;
-mod routes;
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use self::letters::{Letters, count};
 use super::common::confirm;
+use super::common::dead_letters::letters::{Letters, MAX_IN_FLIGHT, count};
+use super::common::dead_letters::routes::RedriveTarget;
+use super::common::dead_letters::{LetterAction, LetterSelection, act};
 use super::common::exit::{Exit, Failure};
 use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
@@ -29,34 +27,19 @@ use mqueue::shutdown::Shutdown;
 /// How long letters in progress may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// An action on dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ErrorsAction {
-    Get,
-    Redrive,
-    Drop,
+/// Returns the action that the flags ask for.
+fn action_of(args: &Args) -> Option<LetterAction> {
+    let actions =
+        [(args.get, LetterAction::Get), (args.redrive, LetterAction::Redrive), (args.drop, LetterAction::Drop)];
+    actions.into_iter().find_map(|(is_asked, action)| is_asked.then_some(action))
 }
 
-impl ErrorsAction {
-    fn of(args: &Args) -> Option<Self> {
-        let actions = [(args.get, Self::Get), (args.redrive, Self::Redrive), (args.drop, Self::Drop)];
-        actions.into_iter().find_map(|(is_asked, action)| is_asked.then_some(action))
-    }
-
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Redrive => "redrive",
-            Self::Drop => "drop",
-        }
-    }
-
-    fn done(self) -> &'static str {
-        match self {
-            Self::Get => "printed and removed",
-            Self::Redrive => "published again",
-            Self::Drop => "dropped",
-        }
+/// Returns the target that the flags ask for.
+fn redrive_target(args: &Args) -> RedriveTarget {
+    match &args.to {
+        Some(stream) => RedriveTarget::Stream(stream.clone()),
+        None if args.to_all_groups => RedriveTarget::AllGroups,
+        None => RedriveTarget::OwnGroup,
     }
 }
 
@@ -79,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(others) = counted.elsewhere(&stream, &args.group) {
         tracing::warn!("{others}");
     }
-    let (total, action) = (counted.letters, ErrorsAction::of(&args));
+    let (total, action) = (counted.letters, action_of(&args));
     if total == 0 {
         print_status(&format!("no dead letters of {} in {stream}", args.stream));
         return Ok(Exit::Success);
@@ -92,15 +75,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     // after the question, which Ctrl-C answers
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let mut letters = Letters::connect(&brokers.tcp, &stream, &args, total).await?;
-    match acts {
-        None => list::run(&mut letters, &args, action, &brokers, total, &shutdown).await,
-        Some(action) => act::run(&mut letters, action, &args, &brokers, &shutdown).await,
+    let selection = LetterSelection {
+        stream: args.stream.clone(),
+        dead_letters: stream,
+        group: args.group.clone(),
+        filter: args.filter.clone(),
+        rate: args.rate,
+        max_in_flight: MAX_IN_FLIGHT.max(args.limit),
+    };
+    let mut letters = Letters::connect(&brokers, &selection, total).await?;
+    let Some(action) = acts else { return list::run(&mut letters, &args, action, &brokers, total, &shutdown).await };
+    let outcome = act::run(&mut letters, action, &selection, redrive_target(&args), &brokers, &shutdown).await?;
+    print_status(&outcome.describe(action));
+    match outcome.failure {
+        Some(failure) => Err(Failure::new(Exit::Failure, failure).into()),
+        None if outcome.left.is_some() => Ok(Exit::of_work(outcome.done, outcome.stayed())),
+        None => Ok(Exit::Interrupted),
     }
 }
 
 /// Asks for confirmation on the terminal. Fails without a terminal, unless `--yes` was given.
-fn is_confirmed(action: ErrorsAction, args: &Args, total: u64) -> Result<bool, Failure> {
+fn is_confirmed(action: LetterAction, args: &Args, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
     let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
     confirm::is_confirmed(&what, args.yes)

@@ -2,26 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 
-use super::error::GatewayError;
 use super::jobs::GroupKey;
-use crate::commands::common::bearer_tokens::{BearerTokens, TokenScopes};
+use crate::commands::common::bearer_tokens::{TokenFile, TokenScopes, sent_token};
 use crate::commands::common::exit::{Exit, Failure};
-use mqueue::plural::count;
+use crate::commands::common::json_response::RequestError;
 use mqueue::proto::TopicName;
 
 /// The tokens of `--bearer-token-file`; the file can be read again.
 #[derive(Debug)]
 pub(super) struct Access(Option<TokenFile>);
-
-#[derive(Debug)]
-struct TokenFile {
-    path: PathBuf,
-    tokens: RwLock<Arc<BearerTokens>>,
-}
 
 /// The token of a request, if tokens are needed.
 #[derive(Debug, Clone)]
@@ -47,8 +40,7 @@ impl Access {
     /// Fails if the file cannot be read or has no valid tokens.
     pub(super) fn new(path: Option<PathBuf>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self(None)) };
-        let tokens = BearerTokens::read(&path).map_err(|why| Failure::new(Exit::Usage, why))?;
-        Ok(Self(Some(TokenFile { path, tokens: RwLock::new(Arc::new(tokens)) })))
+        Ok(Self(Some(TokenFile::read(path).map_err(|why| Failure::new(Exit::Usage, why))?)))
     }
 
     /// Returns true if requests need a token.
@@ -83,13 +75,8 @@ impl Access {
     /// Reads the file again. A file that cannot be used is logged, and the tokens before stay
     /// valid.
     pub(super) fn reload(&self) {
-        let Some(file) = &self.0 else { return };
-        match BearerTokens::read(&file.path) {
-            Ok(tokens) => {
-                tracing::info!("{} read again", count(tokens.count(), "bearer token"));
-                *file.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
-            }
-            Err(error) => tracing::error!(%error, "bearer tokens not read again; the ones before stay in use"),
+        if let Some(file) = &self.0 {
+            file.reload();
         }
     }
 
@@ -98,57 +85,52 @@ impl Access {
         if !self.needs_token() {
             return Caller(None);
         }
-        let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-        let is_bearer = given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Bearer "));
-        let sent = if is_bearer { given[7..].trim_ascii() } else { b"" };
-        self.refreshed(&Caller(Some(CallerToken { sent: sent.into(), scopes: None })))
+        self.refreshed(&Caller(Some(CallerToken { sent: sent_token(headers).into(), scopes: None })))
     }
 
     /// Returns the caller with the scopes that its token has now.
     pub(super) fn refreshed(&self, caller: &Caller) -> Caller {
         let (Some(file), Some(token)) = (&self.0, &caller.0) else { return Caller(None) };
-        let tokens = file.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let scopes = tokens.scopes(&token.sent).cloned().map(Arc::new);
-        Caller(Some(CallerToken { sent: token.sent.clone(), scopes }))
+        Caller(Some(CallerToken { sent: token.sent.clone(), scopes: file.scopes(&token.sent) }))
     }
 }
 
 impl Caller {
     /// Fails with 401 if a token is needed and is missing or unknown.
-    pub(super) fn check(&self) -> Result<(), GatewayError> {
+    pub(super) fn check(&self) -> Result<(), RequestError> {
         self.scopes().map(drop)
     }
 
     /// Fails with 401 or 403 if the caller may not publish to the stream.
-    pub(super) fn may_publish(&self, stream: &TopicName) -> Result<(), GatewayError> {
+    pub(super) fn may_publish(&self, stream: &TopicName) -> Result<(), RequestError> {
         self.allows(|scopes| scopes.may_publish(stream))
     }
 
     /// Fails with 401 or 403 if the caller may not take jobs of the group.
-    pub(super) fn may_take(&self, key: &GroupKey) -> Result<(), GatewayError> {
+    pub(super) fn may_take(&self, key: &GroupKey) -> Result<(), RequestError> {
         self.allows(|scopes| scopes.may_take(&key.stream, &key.group))
     }
 
     /// Fails with 401 or 403 if the caller may answer no job at all.
-    pub(super) fn may_answer(&self) -> Result<(), GatewayError> {
+    pub(super) fn may_answer(&self) -> Result<(), RequestError> {
         self.allows(TokenScopes::may_answer)
     }
 
-    fn allows(&self, check: impl FnOnce(&TokenScopes) -> Result<(), String>) -> Result<(), GatewayError> {
+    fn allows(&self, check: impl FnOnce(&TokenScopes) -> Result<(), String>) -> Result<(), RequestError> {
         let Some(scopes) = self.scopes()? else { return Ok(()) };
         check(scopes).map_err(|lacking| {
             let line = format!("this token lacks {lacking}: add it to the token's line (--bearer-token-file)");
-            GatewayError::new(StatusCode::FORBIDDEN, line)
+            RequestError::new(StatusCode::FORBIDDEN, line)
         })
     }
 
-    fn scopes(&self) -> Result<Option<&TokenScopes>, GatewayError> {
+    fn scopes(&self) -> Result<Option<&TokenScopes>, RequestError> {
         match &self.0 {
             None => Ok(None),
             Some(CallerToken { scopes: Some(scopes), .. }) => Ok(Some(scopes)),
             Some(CallerToken { scopes: None, .. }) => {
                 let line = "missing or wrong token: send Authorization: Bearer …";
-                Err(GatewayError::new(StatusCode::UNAUTHORIZED, line))
+                Err(RequestError::new(StatusCode::UNAUTHORIZED, line))
             }
         }
     }

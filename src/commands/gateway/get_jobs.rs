@@ -13,13 +13,13 @@ use tokio::time::timeout;
 
 use super::Gateway;
 use super::access::Caller;
-use super::error::{GatewayError, GatewayResult};
 use super::jobs::{GroupKey, WorkerLimits};
 use super::outbox::{JobStream, Outbox};
-use super::query::QueryParams;
-use super::server::RequestConnection;
 use super::worker_guard::WorkerGuard;
+use crate::commands::common::http_server::RequestConnection;
 use crate::commands::common::job::HEARTBEAT_HEADER;
+use crate::commands::common::json_response::{RequestError, RequestResult};
+use crate::commands::common::query_params::QueryParams;
 use mqueue::proto::{ChannelName, TopicName};
 
 /// nsqd's default `--max-rdy-count`.
@@ -39,13 +39,13 @@ pub(super) async fn jobs(
     Path((stream, group)): Path<(String, String)>,
     method: Method,
     uri: Uri,
-) -> GatewayResult {
+) -> RequestResult {
     if method == Method::HEAD {
-        return Err(GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET"));
+        return Err(RequestError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET"));
     }
     let key = GroupKey {
-        stream: TopicName::new(&stream).map_err(GatewayError::unprocessable)?,
-        group: ChannelName::new(&group).map_err(GatewayError::unprocessable)?,
+        stream: TopicName::new(&stream).map_err(RequestError::unprocessable)?,
+        group: ChannelName::new(&group).map_err(RequestError::unprocessable)?,
     };
     caller.may_take(&key)?;
     let params = QueryParams::parse(&uri, &PARAMETERS)?;
@@ -62,7 +62,7 @@ pub(super) async fn jobs(
         return Ok(stream_jobs(&gateway, gateway.join(&key, limits, &outbox, create).await?));
     }
     if in_flight.is_some() {
-        return Err(GatewayError::unprocessable(
+        return Err(RequestError::unprocessable(
             "in_flight is for a stream of jobs: with wait or max, max says how many",
         ));
     }

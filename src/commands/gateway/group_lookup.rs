@@ -4,9 +4,9 @@
 use axum::http::StatusCode;
 use futures_util::future::join_all;
 
-use super::error::GatewayError;
 use super::jobs::GroupKey;
 use crate::commands::common::broker_args::Args;
+use crate::commands::common::json_response::RequestError;
 use mqueue::client::{Nsqd, StatsFilter};
 
 /// Checks that a group exists on an nsqd.
@@ -14,7 +14,7 @@ use mqueue::client::{Nsqd, StatsFilter};
 /// # Errors
 /// 404 if it does not exist, or cannot be looked for because no HTTP address is known; 503 if an
 /// nsqd or nsqlookupd does not answer.
-pub(super) async fn look_for(broker: &Args, key: &GroupKey) -> Result<(), GatewayError> {
+pub(super) async fn look_for(broker: &Args, key: &GroupKey) -> Result<(), RequestError> {
     let mut failed = None;
     let lookups = join_all(broker.lookupd_http_address.iter().map(|lookupd| lookupd.lookup(&key.stream))).await;
     let mut nsqds: Vec<Nsqd> = broker.nsqd_http();
@@ -32,7 +32,7 @@ pub(super) async fn look_for(broker: &Args, key: &GroupKey) -> Result<(), Gatewa
         }
     }
     if let Some(reason) = failed {
-        return Err(GatewayError::unavailable(format!("cannot see whether the group exists: {reason}")));
+        return Err(RequestError::unavailable(format!("cannot see whether the group exists: {reason}")));
     }
     let GroupKey { stream, group } = key;
     let line = match broker.nsqd_http().len() < broker.nsqd().len() {
@@ -42,7 +42,7 @@ pub(super) async fn look_for(broker: &Args, key: &GroupKey) -> Result<(), Gatewa
         ),
         false => format!("group {group} of stream {stream} does not exist: create=true creates it"),
     };
-    Err(GatewayError::new(StatusCode::NOT_FOUND, line))
+    Err(RequestError::new(StatusCode::NOT_FOUND, line))
 }
 
 async fn has_group(nsqd: &Nsqd, key: &GroupKey) -> Result<bool, String> {

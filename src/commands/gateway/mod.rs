@@ -13,7 +13,6 @@ mod access;
 pub(crate) mod args;
 mod counter;
 mod counters;
-mod error;
 mod exchange;
 mod get_jobs;
 mod group_consumer;
@@ -23,11 +22,9 @@ mod open_group;
 mod outbox;
 mod post_answers;
 mod publish;
-mod query;
 mod reload;
 mod request_body;
 mod routes;
-mod server;
 mod token;
 mod worker_guard;
 
@@ -35,6 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -42,13 +41,13 @@ use tokio_util::task::TaskTracker;
 
 use self::access::Access;
 use self::counter::JobCounter;
-use self::error::GatewayError;
 use self::exchange::Exchange;
 use self::open_group::PendingGroups;
-use self::server::GatewayServer;
 use self::token::TokenGenerator;
 use super::common::embedded_broker::EmbeddedBroker;
 use super::common::exit::{Exit, Failure};
+use super::common::http_server::{self, HttpServer};
+use super::common::json_response::RequestError;
 use super::common::open_files::{self, OpenFiles};
 use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
@@ -118,8 +117,12 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     }
     let router = routes::router(gateway.clone());
     let counters = &exchange.counters;
-    let (settings, count) = (server::settings(guard, tls, counters.refused.clone()), counters.connections.clone());
-    let server = GatewayServer { listener, router, settings, heartbeat, places, count };
+    let (refused, count) = (counters.refused.clone(), counters.connections.clone());
+    let settings = http_server::settings(guard, tls, move |line| {
+        refused.inc();
+        RequestError::new(StatusCode::FORBIDDEN, line).into_response()
+    });
+    let server = HttpServer { listener, router, settings, heartbeat, places, count };
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     connections.spawn(server.run(stop.clone(), connections.clone()));
     let looking = tokio::spawn(requeue_jobs_of_silent_workers(exchange.clone()));
@@ -210,15 +213,15 @@ async fn drain(exchange: &Arc<Exchange>, shutdown: &Shutdown) {
 
 impl Gateway {
     /// Returns the publisher; connects at the first call.
-    async fn publisher(&self) -> Result<&Publisher, GatewayError> {
+    async fn publisher(&self) -> Result<&Publisher, RequestError> {
         let connect = async || {
-            let brokers = BrokerAddresses::find(&self.settings.broker).await.map_err(GatewayError::unavailable)?;
+            let brokers = BrokerAddresses::find(&self.settings.broker).await.map_err(RequestError::unavailable)?;
             let config = PublisherConfig::default()
                 .with_connect(self.settings.broker.connect())
                 .with_timeout(PUBLISH_TIMEOUT)
                 .with_answer_within(NSQD_REPLY_TIMEOUT);
             let connected = Publisher::connect(&brokers.tcp, config).await;
-            connected.map_err(|error| GatewayError::unavailable(Failure::unavailable(&error).line))
+            connected.map_err(|error| RequestError::unavailable(Failure::unavailable(&error).line))
         };
         self.publisher.get_or_try_init(connect).await
     }

@@ -8,13 +8,13 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::sync::Notify;
 
 use super::Gateway;
-use super::error::GatewayError;
 use super::group_consumer::{self, GroupConsumer};
 use super::group_lookup;
 use super::jobs::{GroupKey, WorkerLimits};
 use super::outbox::Outbox;
 use super::worker_guard::WorkerGuard;
 use crate::commands::common::exit::Failure;
+use crate::commands::common::json_response::RequestError;
 use crate::commands::common::retry_stream;
 use crate::commands::common::worker_flags::dead_letters;
 use mqueue::client::{Consumer, ConsumerConfig, PublisherConfig};
@@ -26,7 +26,7 @@ use mqueue::worker::{DeadLetters, MaxTries};
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The groups being opened, and the shared results.
-pub(super) type PendingGroups = Mutex<HashMap<GroupKey, Shared<BoxFuture<'static, Result<(), GatewayError>>>>>;
+pub(super) type PendingGroups = Mutex<HashMap<GroupKey, Shared<BoxFuture<'static, Result<(), RequestError>>>>>;
 
 impl Gateway {
     /// Adds a worker, and opens its group before if necessary. A group that does not exist is
@@ -37,11 +37,11 @@ impl Gateway {
         limits: WorkerLimits,
         outbox: &Arc<Outbox>,
         create: bool,
-    ) -> Result<WorkerGuard, GatewayError> {
+    ) -> Result<WorkerGuard, RequestError> {
         let mut may_open = create || self.exchange.counts(key);
         loop {
             if self.shutdown.draining.is_cancelled() {
-                return Err(GatewayError::unavailable("this gateway is ending: try again"));
+                return Err(RequestError::unavailable("this gateway is ending: try again"));
             }
             if let Some(guard) = self.exchange.join(key, limits, outbox) {
                 return Ok(guard);
@@ -59,7 +59,7 @@ impl Gateway {
     pub(super) fn group_opening(
         self: &Arc<Self>,
         key: &GroupKey,
-    ) -> Shared<BoxFuture<'static, Result<(), GatewayError>>> {
+    ) -> Shared<BoxFuture<'static, Result<(), RequestError>>> {
         let mut opening = self.pending_groups.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
             let (gateway, key) = (self.clone(), key.clone());
@@ -69,18 +69,18 @@ impl Gateway {
                 opened
             });
             let ended = |ended: Result<_, _>| {
-                ended.unwrap_or_else(|_| Err(GatewayError::unavailable("this gateway is ending")))
+                ended.unwrap_or_else(|_| Err(RequestError::unavailable("this gateway is ending")))
             };
             task.map(ended).boxed().shared()
         };
         opening.entry(key.clone()).or_insert_with(start).clone()
     }
 
-    async fn open(&self, key: &GroupKey) -> Result<(), GatewayError> {
+    async fn open(&self, key: &GroupKey) -> Result<(), RequestError> {
         let settings = &self.settings;
         if self.exchange.groups().len() >= settings.limits.max_groups as usize {
             let line = format!("the limit of {} is reached (--max-groups)", count(settings.limits.max_groups, "group"));
-            return Err(GatewayError::unavailable(line));
+            return Err(RequestError::unavailable(line));
         }
         let letters = dead_letters_of(&key.stream)?;
         let mut config = ConsumerConfig::new(key.stream.clone(), key.group.clone());
@@ -92,7 +92,7 @@ impl Gateway {
         // a failing worker must not slow down the others
         config.flow.max_backoff = Duration::ZERO;
         let connected = Consumer::connect(config).await;
-        let consumer = connected.map_err(|error| GatewayError::unavailable(Failure::unavailable(&error).line))?;
+        let consumer = connected.map_err(|error| RequestError::unavailable(Failure::unavailable(&error).line))?;
         let publishing =
             PublisherConfig::default().with_connect(settings.broker.connect()).with_timeout(DEAD_LETTER_TIMEOUT);
         let group_consumer = Arc::new(GroupConsumer {
@@ -116,10 +116,10 @@ impl Gateway {
 
 /// Returns the stream of dead letters. Fails if its name is too long: then the stream cannot have
 /// jobs.
-pub(super) fn dead_letters_of(stream: &TopicName) -> Result<TopicName, GatewayError> {
+pub(super) fn dead_letters_of(stream: &TopicName) -> Result<TopicName, RequestError> {
     dead_letters(stream, None).map_err(|_| {
         let line =
             format!("stream name {stream} is too long: with \".dead\", for its dead letters, at most 64 characters");
-        GatewayError::unprocessable(line)
+        RequestError::unprocessable(line)
     })
 }

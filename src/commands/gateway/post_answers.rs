@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 
 use super::Gateway;
 use super::access::Caller;
-use super::error::{GatewayError, GatewayResult, json};
 use super::exchange::{GatewayJob, InvalidToken};
-use super::query::{MAX_DELAY, QueryParams};
 use super::token::JobToken;
+use crate::commands::common::json_response::{RequestError, RequestResult, json};
+use crate::commands::common::query_params::{MAX_DELAY, QueryParams};
 use mqueue::worker::{WorkerStats, retry_delay};
 
 const MAX_REASON_CHARS: usize = 1000;
@@ -38,7 +38,7 @@ enum JobAnswer {
 }
 
 impl JobAnswer {
-    fn parse(verb: &str, uri: &Uri) -> Result<Self, GatewayError> {
+    fn parse(verb: &str, uri: &Uri) -> Result<Self, RequestError> {
         let reason = |params: &QueryParams| {
             let reason = params.text("reason", MAX_REASON_CHARS)?;
             Ok(reason.unwrap_or_else(|| "the worker gave no reason".to_owned()))
@@ -55,7 +55,7 @@ impl JobAnswer {
                     reason: reason(&params)?,
                 })
             }
-            _ => Err(GatewayError::new(
+            _ => Err(RequestError::new(
                 StatusCode::NOT_FOUND,
                 format!("unknown answer {verb:?}: use done, retry, drop, release or touch"),
             )),
@@ -79,28 +79,28 @@ pub(super) async fn answer_one(
     Extension(caller): Extension<Caller>,
     Path((token, verb)): Path<(String, String)>,
     uri: Uri,
-) -> GatewayResult {
+) -> RequestResult {
     caller.may_answer()?;
     let verb = JobAnswer::parse(&verb, &uri)?;
     let token: JobToken = token.parse().map_err(|()| {
-        GatewayError::new(StatusCode::NOT_FOUND, format!("invalid token {token:?}: use the job's token"))
+        RequestError::new(StatusCode::NOT_FOUND, format!("invalid token {token:?}: use the job's token"))
     })?;
     check_group(&gateway, &caller, token)?;
     match apply(&gateway, token, &verb) {
         Ok(dead) => {
             if let Some((job, reason)) = dead {
-                job.dead_letter(reason, &gateway.exchange).await.map_err(GatewayError::unavailable)?;
+                job.dead_letter(reason, &gateway.exchange).await.map_err(RequestError::unavailable)?;
             }
             Ok(json(&Map::from_iter([(verb.past().to_owned(), Value::from(1))])))
         }
         Err(InvalidToken::Elsewhere) => {
             let line = "a token of another gateway, or of this one before a restart: nsqd delivers the job again unless it was answered there";
-            Err(GatewayError::new(StatusCode::CONFLICT, line))
+            Err(RequestError::new(StatusCode::CONFLICT, line))
         }
         Err(InvalidToken::Gone) => {
             let line =
                 "a token that was used, or whose job was requeued: nsqd delivers the job again unless it was answered";
-            Err(GatewayError::new(StatusCode::GONE, line))
+            Err(RequestError::new(StatusCode::GONE, line))
         }
     }
 }
@@ -112,7 +112,7 @@ pub(super) async fn answer_many(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> GatewayResult {
+) -> RequestResult {
     caller.may_answer()?;
     let verb = JobAnswer::parse(&verb, &uri)?;
     let (body, _room) = gateway.read_body(&headers, body).await?;
@@ -149,7 +149,7 @@ pub(super) async fn answer_many(
 }
 
 /// Fails if the caller may not take jobs of the job's group.
-fn check_group(gateway: &Gateway, caller: &Caller, token: JobToken) -> Result<(), GatewayError> {
+fn check_group(gateway: &Gateway, caller: &Caller, token: JobToken) -> Result<(), RequestError> {
     if !gateway.access.needs_token() {
         return Ok(());
     }
@@ -157,8 +157,8 @@ fn check_group(gateway: &Gateway, caller: &Caller, token: JobToken) -> Result<()
 }
 
 /// Parses one token per line. Fails at the first invalid line, before any job is answered.
-fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, GatewayError> {
-    let bad = |index: usize| GatewayError::new(StatusCode::BAD_REQUEST, format!("line {}: not a token", index + 1));
+fn tokens(body: &[u8]) -> Result<Vec<(&str, JobToken)>, RequestError> {
+    let bad = |index: usize| RequestError::new(StatusCode::BAD_REQUEST, format!("line {}: not a token", index + 1));
     let lines =
         body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, line)| !line.is_empty());
     lines

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::Gateway;
 use super::access::Caller;
-use super::error::{self as responses, GatewayError, GatewayResult};
 use super::open_group::dead_letters_of;
-use super::query::{MAX_DELAY, QueryParams};
+use crate::commands::common::json_response::{self as responses, RequestError, RequestResult};
+use crate::commands::common::query_params::{MAX_DELAY, QueryParams};
 use mqueue::client::{PublishError, PublishManyError};
 use mqueue::proto::TopicName;
 
@@ -25,8 +25,8 @@ pub(super) async fn publish(
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> GatewayResult {
-    let stream = TopicName::new(&stream).map_err(GatewayError::unprocessable)?;
+) -> RequestResult {
+    let stream = TopicName::new(&stream).map_err(RequestError::unprocessable)?;
     caller.may_publish(&stream)?;
     dead_letters_of(&stream)?;
     let delay = QueryParams::parse(&uri, &["delay"])?.duration("delay", Duration::ZERO..=MAX_DELAY)?;
@@ -41,7 +41,7 @@ pub(super) async fn publish(
             count
         }
         (true, Some(_)) => {
-            return Err(GatewayError::unprocessable("delay is for one message: publish these one by one"));
+            return Err(RequestError::unprocessable("delay is for one message: publish these one by one"));
         }
         (false, delay) => {
             check(&body, max_bytes, String::new)?;
@@ -66,7 +66,7 @@ fn is_ndjson(headers: &HeaderMap) -> bool {
 
 /// Splits the body into messages, one per line, and skips empty lines. Fails at the first line that
 /// is not JSON, before any message is published.
-fn lines(body: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, GatewayError> {
+fn lines(body: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, RequestError> {
     let mut messages = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -79,12 +79,12 @@ fn lines(body: &Bytes, max_bytes: usize) -> Result<Vec<Bytes>, GatewayError> {
         let is_json =
             is_json.and_then(|line| serde_json::from_str::<IgnoredAny>(line).map_err(|e| without_line_number(&e)));
         is_json.map_err(|e| {
-            GatewayError::new(StatusCode::BAD_REQUEST, format!("{}not JSON: {e}; nothing was published", place()))
+            RequestError::new(StatusCode::BAD_REQUEST, format!("{}not JSON: {e}; nothing was published", place()))
         })?;
         messages.push(body.slice_ref(line));
     }
     if messages.is_empty() {
-        return Err(GatewayError::new(StatusCode::BAD_REQUEST, "no lines: a message is a line of JSON"));
+        return Err(RequestError::new(StatusCode::BAD_REQUEST, "no lines: a message is a line of JSON"));
     }
     Ok(messages)
 }
@@ -96,22 +96,22 @@ fn without_line_number(error: &serde_json::Error) -> String {
     format!("{what} at column {}", error.column())
 }
 
-fn check(message: &[u8], max_bytes: usize, place: impl Fn() -> String) -> Result<(), GatewayError> {
+fn check(message: &[u8], max_bytes: usize, place: impl Fn() -> String) -> Result<(), RequestError> {
     match message.len() {
-        0 => Err(GatewayError::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
+        0 => Err(RequestError::new(StatusCode::BAD_REQUEST, "empty message: send it as the request's body")),
         size if size > max_bytes => {
             let line = format!(
                 "{}a message of {size} bytes: at most {max_bytes} are allowed (--max-msg-size); nothing was published",
                 place()
             );
-            Err(GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line))
+            Err(RequestError::new(StatusCode::PAYLOAD_TOO_LARGE, line))
         }
         _ => Ok(()),
     }
 }
 
 /// Returns the refusal for messages that nsqd did not accept. Some of them may have been published.
-fn refused_in_part(error: &PublishManyError, all: usize) -> GatewayError {
+fn refused_in_part(error: &PublishManyError, all: usize) -> RequestError {
     let (failed, (first, why)) = (error.0.len(), &error.0[0]);
     let line = format!("{} of {all} messages were published, not message {}: {why}", all - failed, first + 1);
     match refused(why) {
@@ -120,12 +120,12 @@ fn refused_in_part(error: &PublishManyError, all: usize) -> GatewayError {
     }
 }
 
-fn refused(error: &PublishError) -> GatewayError {
+fn refused(error: &PublishError) -> RequestError {
     match error {
         PublishError::Empty | PublishError::TooLarge(_) | PublishError::Refused(_) => {
-            GatewayError::unprocessable(error)
+            RequestError::unprocessable(error)
         }
-        _ => GatewayError::unavailable(error),
+        _ => RequestError::unavailable(error),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::error::GatewayError;
+use crate::commands::common::json_response::RequestError;
 
 /// Timeout of receiving a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,15 +24,15 @@ impl Gateway {
         &self,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
+    ) -> Result<(Bytes, OwnedSemaphorePermit), RequestError> {
         let max_bytes = self.settings.limits.max_body_size as usize;
         let too_large = || {
             let line = format!("a body of more than {max_bytes} bytes (--max-body-size): send less per request");
-            GatewayError::new(StatusCode::PAYLOAD_TOO_LARGE, line)
+            RequestError::new(StatusCode::PAYLOAD_TOO_LARGE, line)
         };
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let line = format!("Content-Encoding {encoding:?} is not supported: send the body unencoded");
-            return Err(GatewayError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
+            return Err(RequestError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > max_bytes) {
@@ -42,7 +42,7 @@ impl Gateway {
             Ok(read) => read,
             Err(_) => {
                 let line = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-                Err(GatewayError::new(StatusCode::REQUEST_TIMEOUT, line))
+                Err(RequestError::new(StatusCode::REQUEST_TIMEOUT, line))
             }
         }
     }
@@ -51,17 +51,17 @@ impl Gateway {
         &self,
         mut body: Body,
         max_bytes: usize,
-        too_large: impl Fn() -> GatewayError,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), GatewayError> {
+        too_large: impl Fn() -> RequestError,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), RequestError> {
         let take = |bytes: usize| {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let full = |_| GatewayError::unavailable("too many request bodies at once: try again");
+            let full = |_| RequestError::unavailable("too many request bodies at once: try again");
             Arc::clone(&self.body_memory).try_acquire_many_owned(bytes).map_err(full)
         };
         let (mut gathered, mut room) = (BytesMut::new(), take(0)?);
         while let Some(frame) = body.frame().await {
             let frame =
-                frame.map_err(|e| GatewayError::new(StatusCode::BAD_REQUEST, format!("the body was cut off: {e}")))?;
+                frame.map_err(|e| RequestError::new(StatusCode::BAD_REQUEST, format!("the body was cut off: {e}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if gathered.len() + data.len() > max_bytes {
                 return Err(too_large());

@@ -11,8 +11,8 @@ use axum::routing::{get, post};
 use serde_json::json;
 
 use super::access::Caller;
-use super::error::{GatewayError, GatewayResult, json};
 use super::{Gateway, get_jobs, post_answers, publish};
+use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::metrics::{self, Metrics, group_meter};
 
 const OPENAPI: &str = include_str!("openapi.json");
@@ -29,9 +29,9 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(|| async {
-            GatewayError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: see /openapi.json")
+            RequestError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: see /openapi.json")
         })
-        .fallback(|| async { GatewayError::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json") })
+        .fallback(|| async { RequestError::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json") })
         .layer(from_fn_with_state(gateway.clone(), guard))
         .with_state(gateway)
 }
@@ -94,7 +94,7 @@ async fn metrics(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Res
     metrics::response(metrics.text(), &headers)
 }
 
-async fn openapi() -> GatewayResult {
+async fn openapi() -> RequestResult {
     let text = OPENAPI.replacen("VERSION", env!("CARGO_PKG_VERSION"), 1);
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }

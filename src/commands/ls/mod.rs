@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::common::cluster_listing::ClusterListing;
 use super::common::exit::{Exit, Failure};
+use super::common::message_ages::MessageAges;
 use super::common::silent_brokers::silent_brokers;
 use super::common::stdout;
 use super::common::stream_listing::StreamListing;
@@ -35,7 +36,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let silent = silent_brokers(&state)?;
     silent.iter().for_each(|error| tracing::warn!("{error}: its messages are not counted"));
-    let mut listing = ClusterListing::new(&state, earlier.as_ref(), &args.sockets);
+    let mut ages = MessageAges::default();
+    if let Some(earlier) = &earlier {
+        ages.look(earlier);
+    }
+    let mut listing = ClusterListing::new(&state, earlier.as_ref(), &mut ages, &args.sockets);
     listing.streams.retain(|row: &StreamListing| match &args.only {
         Some(only) => row.stream == *only,
         None => args.all || args.json || row.is_shown,

@@ -95,6 +95,7 @@ mod tests {
             group: "billing".parse().unwrap(),
             state: group,
             finished_per_second: Some(1234.56),
+            oldest: None,
             asleep: true,
         }];
         let mut state = ClusterStream::default();
@@ -103,6 +104,7 @@ mod tests {
             stream: "orders".parse().unwrap(),
             state,
             published_per_second: Some(0.5),
+            oldest: None,
             dead_letters: 2,
             groups,
             is_shown: true,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mqueue::client::Nsqd;
 use mqueue::cluster::{ClusterState, QueueTarget};
-use mqueue::proto::stats::{Stats, TopicStats};
+use mqueue::proto::{QueueStats, TopicCounts};
 
 use crate::commands::common::exit::{Exit, Failure};
 
@@ -27,11 +27,11 @@ impl<'a> Places<'a> {
         let mut places = Self { brokers: Vec::new(), nsqds: Vec::new(), groups: BTreeSet::new() };
         let mut has_stream = false;
         for (nsqd, stats) in state.nsqds.iter().filter_map(|nsqd| Some((&nsqd.api, nsqd.stats()?))) {
-            let Some(topic) = stats.topics.iter().find(|topic| topic.topic_name == target.stream.as_str()) else {
+            let Some(topic) = stats.topics.iter().find(|topic| topic.name == target.stream) else {
                 continue;
             };
             has_stream = true;
-            places.groups.extend(topic.channels.iter().map(|channel| channel.channel_name.as_str()));
+            places.groups.extend(topic.channels.iter().map(|channel| channel.name.as_str()));
             if has_group(topic, target) {
                 let list = if is_embedded(stats) { &mut places.brokers } else { &mut places.nsqds };
                 list.push(nsqd);
@@ -77,12 +77,12 @@ impl<'a> Places<'a> {
     }
 }
 
-fn has_group(topic: &TopicStats, target: &QueueTarget) -> bool {
-    let mut names = topic.channels.iter().map(|channel| channel.channel_name.as_str());
+fn has_group(topic: &TopicCounts, target: &QueueTarget) -> bool {
+    let mut names = topic.channels.iter().map(|channel| channel.name.as_str());
     target.group.as_ref().is_none_or(|group| names.any(|name| name == group.as_str()))
 }
 
 /// True for statistics of mqueue's broker: nsqd has no index.
-fn is_embedded(stats: &Stats) -> bool {
+fn is_embedded(stats: &QueueStats) -> bool {
     stats.index_bytes.is_some()
 }

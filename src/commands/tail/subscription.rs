@@ -5,8 +5,7 @@
 
 use mqueue::client::{Address, ConsumerConfig, StatsFilter};
 use mqueue::cluster::{ClusterState, NsqdState};
-use mqueue::proto::stats::TopicStats;
-use mqueue::proto::{ChannelName, TopicName};
+use mqueue::proto::{ChannelName, TopicCounts, TopicName};
 
 use crate::commands::common::confirm::is_confirmed;
 use crate::commands::common::exit::{Exit, Failure};
@@ -51,19 +50,19 @@ pub(super) async fn config(args: &Args, max_in_flight: u32) -> Result<Option<Con
     if ungrouped.is_empty() {
         return Ok(Some(config));
     }
-    let held = ungrouped.iter().map(|(_, topic)| u64::try_from(topic.depth).unwrap_or(0)).sum::<u64>();
+    let held = ungrouped.iter().map(|(_, topic)| topic.depth).sum::<u64>();
     let what =
         format!("tail {}, which has no group yet, and take its messages ({held} now) from the first one", args.stream,);
     Ok(is_confirmed(&what, args.yes)?.then_some(config))
 }
 
-fn topic<'a>(nsqd: &'a NsqdState, stream: &TopicName) -> Option<&'a TopicStats> {
-    nsqd.stats()?.topics.iter().find(|topic| topic.topic_name == stream.as_str())
+fn topic<'a>(nsqd: &'a NsqdState, stream: &TopicName) -> Option<&'a TopicCounts> {
+    nsqd.stats()?.topics.iter().find(|topic| topic.name == *stream)
 }
 
 /// Returns the TCP addresses of the nsqds that have the stream: a subscription to others would
 /// create it there.
-fn addresses(state: &ClusterState, places: &[(&NsqdState, &TopicStats)]) -> Result<Vec<Address>, Failure> {
+fn addresses(state: &ClusterState, places: &[(&NsqdState, &TopicCounts)]) -> Result<Vec<Address>, Failure> {
     let address = |nsqd: &NsqdState| nsqd.api.tcp_address(&nsqd.answer.as_ref().ok()?.0);
     let addresses: Vec<Address> = places.iter().filter_map(|(nsqd, _)| address(nsqd)).collect();
     match addresses.is_empty() {

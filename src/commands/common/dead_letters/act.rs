@@ -1,5 +1,4 @@
-//! `--get`, `--redrive` and `--drop`: each letter is finished only when its action is complete and
-//! safe.
+//! Actions on dead letters: each letter is finished only when its action is complete and safe.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,39 +7,71 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::letters::{Letter, Letters};
-use super::routes::{NotRedriven, Route, Routes};
-use super::{ErrorsAction, print_status};
-use crate::commands::common::exit::Exit;
+use super::routes::{NotRedriven, RedriveTarget, Route, Routes};
+use super::{LetterAction, LetterSelection};
 use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::schedule::Schedule;
-use crate::commands::errors::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::shutdown::Shutdown;
 
 /// Timeout of publishing a letter.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The outcome of an action.
+#[derive(Debug)]
+pub(crate) struct ActionOutcome {
+    /// The number of letters that are done.
+    pub(crate) done: u64,
+    /// The number of letters that were not selected, if all were seen.
+    pub(crate) left: Option<u64>,
+    /// The number of selected letters that were not redriven, by reason.
+    pub(crate) stay: BTreeMap<NotRedriven, u64>,
+    /// The reason why the action stopped.
+    pub(crate) failure: Option<String>,
+}
+
+impl ActionOutcome {
+    /// Returns the number of selected letters that were not redriven.
+    pub(crate) fn stayed(&self) -> u64 {
+        self.stay.values().sum()
+    }
+
+    /// Describes the outcome: `20 published again, 1 left`.
+    pub(crate) fn describe(&self, action: LetterAction) -> String {
+        let left = match self.left {
+            Some(left) => format!("{left} left"),
+            None => "the rest is still there".to_owned(),
+        };
+        let stay: String = self.stay.iter().map(|(why, count)| format!(", {}", why.of(*count))).collect();
+        format!("{} {}, {left}{stay}", self.done, action.done())
+    }
+}
+
 /// Runs the action on all letters, until one fails.
-pub(super) async fn run(
+///
+/// # Errors
+/// Fails if nothing could be begun.
+pub(crate) async fn run(
     letters: &mut Letters,
-    action: ErrorsAction,
-    args: &Args,
+    action: LetterAction,
+    selection: &LetterSelection,
+    target: RedriveTarget,
     brokers: &BrokerAddresses,
     shutdown: &Shutdown,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<ActionOutcome> {
     let redriving = match action {
-        ErrorsAction::Redrive => {
-            let routes = Routes::new(args, brokers)?;
-            let config = PublisherConfig::default().with_connect(args.broker.connect()).with_timeout(PUBLISH_TIMEOUT);
+        LetterAction::Redrive => {
+            let routes = Routes::new(&selection.stream, target, brokers)?;
+            let config = PublisherConfig::default().with_connect(brokers.connect.clone()).with_timeout(PUBLISH_TIMEOUT);
             let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
             Some((publisher, routes))
         }
-        ErrorsAction::Get | ErrorsAction::Drop => None,
+        LetterAction::Get | LetterAction::Drop => None,
     };
     let mut run = ActionRun {
         redriving,
-        schedule: args.rate.map(|rate| Schedule::new(Instant::now(), rate.into())),
+        schedule: selection.rate.map(|rate| Schedule::new(Instant::now(), rate.into())),
         done: 0,
         stay: BTreeMap::new(),
         failure: None,
@@ -58,7 +89,7 @@ pub(super) async fn run(
         run.take(batch, action, letters, shutdown).await;
     }
     let parts = letters.incomplete();
-    if action == ErrorsAction::Drop && has_seen_all {
+    if action == LetterAction::Drop && has_seen_all {
         run.finish(parts);
     } else if !parts.is_empty() {
         tracing::warn!("{} parts of incomplete letters stay in the stream", parts.len());
@@ -69,14 +100,8 @@ pub(super) async fn run(
     if let Some((publisher, _)) = run.redriving {
         publisher.close().await;
     }
-    let left = if has_seen_all { format!("{} left", letters.passed) } else { "the rest is still there".to_owned() };
-    let stay: String = run.stay.iter().map(|(why, count)| format!(", {}", why.of(*count))).collect();
-    print_status(&format!("{} {}, {left}{stay}", run.done, action.done()));
-    match run.failure {
-        Some(failure) => Err(Failure::new(Exit::Failure, failure).into()),
-        None if has_seen_all => Ok(Exit::of_work(run.done, run.stay.values().sum())),
-        None => Ok(Exit::Interrupted),
-    }
+    let left = has_seen_all.then_some(letters.passed);
+    Ok(ActionOutcome { done: run.done, left, stay: run.stay, failure: run.failure })
 }
 
 /// The state of a run.
@@ -92,11 +117,11 @@ struct ActionRun {
 }
 
 impl ActionRun {
-    async fn take(&mut self, batch: Vec<Letter>, action: ErrorsAction, letters: &mut Letters, shutdown: &Shutdown) {
+    async fn take(&mut self, batch: Vec<Letter>, action: LetterAction, letters: &mut Letters, shutdown: &Shutdown) {
         match action {
-            ErrorsAction::Get => self.print(batch),
-            ErrorsAction::Drop => self.finish(batch),
-            ErrorsAction::Redrive => self.redrive(batch, letters, shutdown).await,
+            LetterAction::Get => self.print(batch),
+            LetterAction::Drop => self.finish(batch),
+            LetterAction::Redrive => self.redrive(batch, letters, shutdown).await,
         }
     }
 

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use axum::http::Uri;
 
-use super::error::GatewayError;
+use super::json_response::RequestError;
 
 /// The longest delay of a message: nsqd's default `--max-req-timeout`.
-pub(super) const MAX_DELAY: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_DELAY: Duration = Duration::from_secs(3600);
 
 /// The parameters after the `?`.
 #[derive(Debug)]
-pub(super) struct QueryParams(Vec<(String, String)>);
+pub(crate) struct QueryParams(Vec<(String, String)>);
 
 impl QueryParams {
     /// Parses the query. Fails if a parameter is unknown or repeated, so that mistakes are noticed.
-    pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, GatewayError> {
+    pub(crate) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, RequestError> {
         let mut params: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
             if !known.contains(&&*name) {
@@ -25,64 +25,64 @@ impl QueryParams {
                 } else {
                     format!("use {}", known.join(", "))
                 };
-                return Err(GatewayError::unprocessable(format!("unknown parameter {name:?}: {known}")));
+                return Err(RequestError::unprocessable(format!("unknown parameter {name:?}: {known}")));
             }
             if params.iter().any(|(other, _)| *other == *name) {
-                return Err(GatewayError::unprocessable(format!("parameter {name:?} is repeated: give it once")));
+                return Err(RequestError::unprocessable(format!("parameter {name:?} is repeated: give it once")));
             }
             params.push((name.into_owned(), value.into_owned()));
         }
         Ok(Self(params))
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// True or false; false if the parameter is not there.
-    pub(super) fn flag(&self, name: &str) -> Result<bool, GatewayError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, RequestError> {
         match self.get(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(text) => {
-                Err(GatewayError::unprocessable(format!("invalid {name} {text:?}: use {name}=true or {name}=false")))
+                Err(RequestError::unprocessable(format!("invalid {name} {text:?}: use {name}=true or {name}=false")))
             }
         }
     }
 
-    pub(super) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, GatewayError> {
+    pub(crate) fn number(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, RequestError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = text.parse().ok().filter(|number| range.contains(number));
         let wrong = || {
-            GatewayError::unprocessable(format!("invalid {name} {text:?}: use {} to {}", range.start(), range.end()))
+            RequestError::unprocessable(format!("invalid {name} {text:?}: use {} to {}", range.start(), range.end()))
         };
         number.ok_or_else(wrong).map(Some)
     }
 
-    pub(super) fn duration(
+    pub(crate) fn duration(
         &self,
         name: &str,
         range: RangeInclusive<Duration>,
-    ) -> Result<Option<Duration>, GatewayError> {
+    ) -> Result<Option<Duration>, RequestError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let wrong = |why: String| GatewayError::unprocessable(format!("invalid {name} {text:?}: {why}"));
-        crate::commands::common::values::duration_in(text, range).map_err(wrong).map(Some)
+        let wrong = |why: String| RequestError::unprocessable(format!("invalid {name} {text:?}: {why}"));
+        super::values::duration_in(text, range).map_err(wrong).map(Some)
     }
 
     /// A worker's name.
-    pub(super) fn name(&self, name: &str) -> Result<Option<String>, GatewayError> {
+    pub(crate) fn name(&self, name: &str) -> Result<Option<String>, RequestError> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let wrong = |why| GatewayError::unprocessable(format!("invalid {name} {text:?}: {why}"));
+        let wrong = |why| RequestError::unprocessable(format!("invalid {name} {text:?}: {why}"));
         crate::commands::worker::args::name(text).map_err(wrong).map(Some)
     }
 
     /// A text for logs: one line of at most `max_chars` characters.
-    pub(super) fn text(&self, name: &str, max_chars: usize) -> Result<Option<String>, GatewayError> {
+    pub(crate) fn text(&self, name: &str, max_chars: usize) -> Result<Option<String>, RequestError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         match !text.is_empty() && text.chars().count() <= max_chars && !text.chars().any(char::is_control) {
             true => Ok(Some(text.to_owned())),
             false => {
-                Err(GatewayError::unprocessable(format!("invalid {name}: use 1 to {max_chars} printable characters")))
+                Err(RequestError::unprocessable(format!("invalid {name}: use 1 to {max_chars} printable characters")))
             }
         }
     }
@@ -92,7 +92,7 @@ impl QueryParams {
 mod tests {
     use super::*;
 
-    fn params(query: &str) -> Result<QueryParams, GatewayError> {
+    fn params(query: &str) -> Result<QueryParams, RequestError> {
         QueryParams::parse(&format!("/x?{query}").parse().unwrap(), &["a", "b"])
     }
 

@@ -12,13 +12,12 @@ use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use crate::commands::common::retry_stream::{self, LOOK_INTERVAL};
 use crate::commands::common::run_broker::BrokerAddresses;
-use crate::commands::errors::args::Args;
 use mqueue::client::{Nsqd, PublishError, Publisher, StatsFilter};
 use mqueue::proto::{ChannelName, TopicName};
 use mqueue::worker::DeadLetter;
 
 /// Computes the routes from the flags and the brokers' groups.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     stream: TopicName,
     target: RedriveTarget,
     brokers: Vec<RedriveBroker>,
@@ -34,9 +33,9 @@ struct RedriveBroker {
     serves_one: Option<bool>,
 }
 
-/// The target that the flags ask for.
+/// The target of redriven letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum RedriveTarget {
+pub(crate) enum RedriveTarget {
     /// The group that gave the message up.
     OwnGroup,
     /// All groups of the stream.
@@ -47,7 +46,7 @@ enum RedriveTarget {
 
 /// The route of one letter.
 #[derive(Debug, Clone)]
-pub(super) enum Route {
+pub(crate) enum Route {
     /// To a whole stream.
     Stream(TopicName),
     /// To one group, by a broker that can publish to a single group.
@@ -58,7 +57,7 @@ pub(super) enum Route {
 
 /// Why a letter is not redriven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum NotRedriven {
+pub(crate) enum NotRedriven {
     NotADeadLetter,
     OtherStream,
     UnknownGroup,
@@ -66,7 +65,7 @@ pub(super) enum NotRedriven {
 
 impl NotRedriven {
     /// Formats the reason with the number of letters.
-    pub(super) fn of(self, count: u64) -> String {
+    pub(crate) fn of(self, count: u64) -> String {
         match self {
             Self::NotADeadLetter => format!("{count} of them not dead letters"),
             Self::OtherStream => format!("{count} of them name another stream (--to STREAM sends them somewhere)"),
@@ -79,24 +78,19 @@ impl NotRedriven {
 
 impl Routes {
     /// Fails if the HTTP address of an nsqd is missing, where its groups matter.
-    pub(super) fn new(args: &Args, brokers: &BrokerAddresses) -> Result<Self, Failure> {
-        let target = match &args.to {
-            Some(stream) => RedriveTarget::Stream(stream.clone()),
-            None if args.to_all_groups => RedriveTarget::AllGroups,
-            None => RedriveTarget::OwnGroup,
-        };
+    pub(crate) fn new(stream: &TopicName, target: RedriveTarget, brokers: &BrokerAddresses) -> Result<Self, Failure> {
         if target == RedriveTarget::OwnGroup && brokers.http.len() < brokers.tcp.len() {
             let line = "the groups of every nsqd have to be known: name each one's HTTP address with --nsqd-http-address, or give --to-all-groups";
             return Err(Failure::new(Exit::Usage, line));
         }
         let broker = |http: &Nsqd| RedriveBroker { http: http.clone(), groups: BTreeSet::new(), serves_one: None };
         let brokers = brokers.http.iter().map(broker).collect();
-        Ok(Self { stream: args.stream.clone(), target, brokers, ready: BTreeSet::new() })
+        Ok(Self { stream: stream.clone(), target, brokers, ready: BTreeSet::new() })
     }
 
     /// Reads the groups from the brokers. Groups may be created at any time, so call it before each
     /// batch.
-    pub(super) async fn refresh(&mut self) -> Result<(), String> {
+    pub(crate) async fn refresh(&mut self) -> Result<(), String> {
         if let RedriveTarget::Stream(_) = self.target {
             return Ok(());
         }
@@ -115,7 +109,7 @@ impl Routes {
     }
 
     /// Returns the route of a letter, or why it is not redriven.
-    pub(super) fn of(&self, letter: &Letter) -> Result<Route, NotRedriven> {
+    pub(crate) fn of(&self, letter: &Letter) -> Result<Route, NotRedriven> {
         let letter = letter.letter.as_ref().ok_or(NotRedriven::NotADeadLetter)?;
         if let RedriveTarget::Stream(stream) = &self.target {
             return Ok(Route::Stream(stream.clone()));
@@ -139,7 +133,7 @@ impl Routes {
 
     /// Creates the stream with a single group, for a route that needs it. Fails if the stream has
     /// another group.
-    pub(super) async fn prepare(&mut self, route: &Route) -> Result<(), String> {
+    pub(crate) async fn prepare(&mut self, route: &Route) -> Result<(), String> {
         let Route::Retries(nsqd, group, stream) = route else { return Ok(()) };
         let key = (nsqd.to_string(), stream.clone());
         if self.ready.contains(&key) {
@@ -168,7 +162,7 @@ impl Routes {
     }
 
     /// Publishes a letter by its route.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &self,
         publisher: &Publisher,
         letter: &DeadLetter,

@@ -1,25 +1,24 @@
-//! The gateway's connections: limited in number, with detection of dead peers.
+//! A long-lived HTTP server beside a command's work: its connections are limited in number, and dead
+//! peers are detected.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::body::Body;
+use axum::http::Response;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use std::sync::atomic::AtomicU64;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::error::GatewayError;
 use mqueue::http::{BrowserGuard, ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
 use mqueue::net::tls::TlsServer;
 
@@ -34,37 +33,38 @@ const PROBES: u32 = 2;
 
 /// The connection of a request, for its handler.
 #[derive(Debug, Clone)]
-pub(super) struct RequestConnection {
-    pub(super) peer: SocketAddr,
+pub(crate) struct RequestConnection {
+    pub(crate) peer: SocketAddr,
     /// Closes the connection when cancelled.
-    pub(super) cut: CancellationToken,
+    pub(crate) cut: CancellationToken,
 }
 
-/// The gateway's listener and its settings.
+/// A listener and its settings.
 #[derive(Debug)]
-pub(super) struct GatewayServer {
-    pub(super) listener: TcpListener,
-    pub(super) router: Router,
-    pub(super) settings: Arc<ServerSettings>,
+pub(crate) struct HttpServer {
+    pub(crate) listener: TcpListener,
+    pub(crate) router: Router,
+    pub(crate) settings: Arc<ServerSettings>,
     /// The heartbeat interval of streams; also how long sent bytes may stay unacknowledged
     /// (TCP_USER_TIMEOUT).
-    pub(super) heartbeat: Duration,
-    pub(super) places: ConnectionSlots,
-    pub(super) count: Gauge<u64, AtomicU64>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) places: ConnectionSlots,
+    pub(crate) count: Gauge<u64, AtomicU64>,
 }
 
-/// Returns the settings of connections; `refused` counts refused requests of web pages.
-pub(super) fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>, refused: Counter) -> Arc<ServerSettings> {
-    let forbidden = move |line: String| {
-        refused.inc();
-        GatewayError::new(StatusCode::FORBIDDEN, line).into_response()
-    };
+/// Returns the settings of connections. `forbidden` makes the response to a refused request of a web
+/// page.
+pub(crate) fn settings(
+    guard: BrowserGuard,
+    tls: Option<Arc<TlsServer>>,
+    forbidden: impl Fn(String) -> Response<Body> + Send + Sync + 'static,
+) -> Arc<ServerSettings> {
     Arc::new(ServerSettings::new(LIMITS, guard, forbidden).with_tls(tls))
 }
 
-impl GatewayServer {
+impl HttpServer {
     /// Serves until `stop` is cancelled. Requests in progress may finish.
-    pub(super) async fn run(mut self, stop: CancellationToken, tasks: TaskTracker) {
+    pub(crate) async fn run(mut self, stop: CancellationToken, tasks: TaskTracker) {
         loop {
             let accepting = async {
                 // axum's accept pauses while the system is out of file descriptors

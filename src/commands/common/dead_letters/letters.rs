@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::LetterSelection;
 use super::parts::Parts;
-use crate::commands::common::exit::Failure;
-use crate::commands::errors::args::Args;
-use mqueue::client::{Address, Consumer, ConsumerConfig, Delivery, Nsqd, StatsFilter};
+use crate::commands::common::exit::{Exit, Failure};
+use crate::commands::common::run_broker::BrokerAddresses;
+use mqueue::client::{Consumer, ConsumerConfig, Delivery, Nsqd, StatsFilter};
 use mqueue::plural;
 use mqueue::proto::stats::TopicStats;
 use mqueue::proto::{ChannelName, MessageId, TopicName};
 use mqueue::worker::DeadLetter;
 
 /// The most messages in flight; nsqd allows 2500.
-const MAX_IN_FLIGHT: u32 = 200;
+pub(crate) const MAX_IN_FLIGHT: u32 = 200;
 /// The least messages in flight: the parts of one letter.
 const MIN_IN_FLIGHT: u32 = 16;
 /// `msg_timeout` in milliseconds: after a kill of this program, letters stay in flight for this
@@ -28,9 +29,9 @@ const SET_ASIDE_DELAY: Duration = Duration::from_secs(10);
 
 /// The numbers of letters by nsqd's statistics.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct LetterCount {
+pub(crate) struct LetterCount {
     /// Letters that the group has, or will get.
-    pub(super) letters: u64,
+    pub(crate) letters: u64,
     /// Letters in flight or deferred.
     away: u64,
     /// Letters of other groups, if this group does not exist yet.
@@ -55,7 +56,7 @@ impl LetterCount {
     }
 
     /// Returns a hint about letters that are not counted.
-    pub(super) fn elsewhere(&self, stream: &TopicName, group: &ChannelName) -> Option<String> {
+    pub(crate) fn elsewhere(&self, stream: &TopicName, group: &ChannelName) -> Option<String> {
         if self.away > 0 {
             return Some(format!(
                 "{} of {stream} not included: in flight or deferred, as after another run of this command; try again",
@@ -71,12 +72,11 @@ impl LetterCount {
 }
 
 /// Counts the letters. Fails if an nsqd does not answer, because it may have letters.
-pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<LetterCount> {
+pub(crate) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelName) -> anyhow::Result<LetterCount> {
     let filter = StatsFilter::default().with_topic(stream);
     let mut counted = LetterCount::default();
     for nsqd in nsqds {
-        let stats =
-            nsqd.stats(&filter).await.map_err(|e| Failure::new(crate::commands::common::exit::Exit::Unavailable, e))?;
+        let stats = nsqd.stats(&filter).await.map_err(|e| Failure::new(Exit::Unavailable, e))?;
         stats
             .topics
             .iter()
@@ -87,11 +87,11 @@ pub(super) async fn count(nsqds: &[Nsqd], stream: &TopicName, group: &ChannelNam
 }
 
 /// A letter in flight.
-pub(super) struct Letter {
+pub(crate) struct Letter {
     /// One delivery, or one for each part.
-    pub(super) deliveries: Vec<Delivery>,
+    pub(crate) deliveries: Vec<Delivery>,
     /// `None` if the message is not a dead letter.
-    pub(super) letter: Option<DeadLetter>,
+    pub(crate) letter: Option<DeadLetter>,
 }
 
 impl Letter {
@@ -101,64 +101,72 @@ impl Letter {
 
     /// Returns the body of the original message; of a message that is not a dead letter, its own
     /// body.
-    pub(super) fn body(&self) -> &[u8] {
+    pub(crate) fn body(&self) -> &[u8] {
         self.letter.as_ref().map_or(&self.deliveries[0].message().body[..], |letter| &letter.body[..])
     }
 
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.letter.as_ref().map_or_else(|| self.deliveries[0].message().id.to_string(), |letter| letter.id.clone())
     }
 
     /// Returns true if the body, the reason or the group contains the text.
     fn has(&self, text: &str) -> bool {
-        let letter = self.letter.as_ref();
-        let told = letter.is_some_and(|letter| letter.reason.contains(text) || letter.group.as_str().contains(text));
-        told || memchr::memmem::find(self.body(), text.as_bytes()).is_some()
+        matches(self.letter.as_ref(), self.body(), text)
     }
 
     /// Removes the letter from its stream (FIN).
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         self.deliveries.into_iter().for_each(Delivery::finish);
     }
 
     /// Requeues the letter.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         self.deliveries.into_iter().for_each(Delivery::release);
     }
 }
 
+/// Returns true if the body, the reason or the group of a letter contains the text. `None` is a
+/// message that is no letter.
+pub(crate) fn matches(letter: Option<&DeadLetter>, body: &[u8], text: &str) -> bool {
+    let told = letter.is_some_and(|letter| letter.reason.contains(text) || letter.group.as_str().contains(text));
+    told || memchr::memmem::find(body, text.as_bytes()).is_some()
+}
+
 /// The letters, each once.
-pub(super) struct Letters {
+pub(crate) struct Letters {
     consumer: Consumer,
     filter: Option<String>,
     total: u64,
     seen: HashSet<MessageId>,
     parts: Parts,
     /// The number of letters that were received and not selected.
-    pub(super) passed: u64,
+    pub(crate) passed: u64,
 }
 
 impl Letters {
-    pub(super) async fn connect(
-        nsqds: &[Address],
-        stream: &TopicName,
-        args: &Args,
+    /// Begins to receive the letters, of which there are `total`.
+    ///
+    /// # Errors
+    /// Fails if no nsqd can be reached.
+    pub(crate) async fn connect(
+        brokers: &BrokerAddresses,
+        selection: &LetterSelection,
         total: u64,
     ) -> anyhow::Result<Self> {
-        let mut config = ConsumerConfig::new(stream.clone(), args.group.clone());
-        config.nsqd = nsqds.to_vec();
-        config.connect = args.broker.connect();
+        let mut config = ConsumerConfig::new(selection.dead_letters.clone(), selection.group.clone());
+        config.nsqd = brokers.tcp.clone();
+        config.connect = brokers.connect.clone();
         // with a rate, few letters are in flight while they wait; the parts of a large letter must
         // be in flight together
         config.flow.max_in_flight =
-            args.rate.map_or(MAX_IN_FLIGHT.max(args.limit), |rate| rate.clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT));
+            selection.rate.map_or(selection.max_in_flight, |rate| rate.clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT));
         // requeued letters are no failures
         config.flow.max_backoff = Duration::ZERO;
         config.connect.identify.msg_timeout = Some(MSG_TIMEOUT_MS);
         let consumer = Consumer::connect(config).await.map_err(|e| Failure::unavailable(&e))?;
         Ok(Self {
             consumer,
-            filter: args.filter.clone(),
+            filter: selection.filter.clone(),
             total,
             seen: HashSet::new(),
             parts: Parts::default(),
@@ -167,7 +175,7 @@ impl Letters {
     }
 
     /// Returns the next selected letters; none when all were received. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Vec<Letter> {
+    pub(crate) async fn next(&mut self) -> Vec<Letter> {
         while (self.seen.len() as u64) < self.total {
             let Ok(deliveries) = timeout(LAST_LETTER_TIMEOUT, self.consumer.recv_many(MAX_IN_FLIGHT as usize)).await
             else {
@@ -196,17 +204,17 @@ impl Letters {
     }
 
     /// Takes the parts of letters whose other parts did not come.
-    pub(super) fn incomplete(&mut self) -> Vec<Letter> {
+    pub(crate) fn incomplete(&mut self) -> Vec<Letter> {
         self.parts.take_incomplete()
     }
 
     /// Leaves a letter in its stream.
-    pub(super) fn leave(&mut self, letter: Letter) {
+    pub(crate) fn leave(&mut self, letter: Letter) {
         self.set_aside(letter, true);
     }
 
     /// Stops the consumer, after all its replies are written.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         self.consumer.stop();
         while self.consumer.recv().await.is_some() {}
     }
