@@ -36,8 +36,11 @@ fn eighty_one_nsqds_and_twenty_viewers_cost_little() {
     let (twenty, asked_by_twenty) = (web.program.processor_time() - before, cluster.served().2 - asked);
     assert!(seen >= 10 * alone, "{seen} events for twenty, {alone} for one");
     assert!(asked_by_twenty <= 12 * 81, "{asked_by_twenty} requests in 10 s, at one look a second");
-    let peak = web.program.peak();
-    let figures = format!("10 s: {one:?} for one viewer, {twenty:?} for twenty; {alone} updates; peak {peak} KiB");
+    let (peak, now, own) = (web.program.peak(), web.program.rss(), web.program.own_memory());
+    let figures = format!(
+        "10 s: {one:?} for one viewer, {twenty:?} for twenty; {alone} updates; peak {peak} KiB, {now} now, {own} of them \
+         its own"
+    );
     eprintln!("{figures}");
     if is_optimised() {
         assert!(one <= Duration::from_millis(500) && twenty <= Duration::from_millis(1000), "{figures}");
