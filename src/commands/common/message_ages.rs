@@ -231,9 +231,9 @@ mod tests {
         let (seen, age) = after(&points);
         assert!(seen.len() <= MAX_ARRIVALS);
         assert_eq!(age, Some(MessageAge::Seen(Duration::from_secs(9_998))));
-        // half of them are handled: the oldest is about half as old, and not older
+        // half of them are handled: the oldest is half as old, or told to be younger
         let points: Vec<_> = points.into_iter().chain([(99_990, 50_000)]).collect();
         let Some(MessageAge::Seen(age)) = after(&points).1 else { panic!() };
-        assert!((3_000..=5_001).contains(&age.as_secs()), "{age:?}");
+        assert!((2_000..=5_001).contains(&age.as_secs()), "{age:?}");
     }
 }
