@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::DATE;
+use reqwest::header::{CONNECTION, DATE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -46,6 +46,9 @@ const MAX_ERROR: usize = 64 << 10;
 /// parsed.
 const MAX_OBJECTS: usize = 1 << 18;
 const MAX_VALUES: usize = 1 << 22;
+
+/// Asks for the clients of each channel.
+const WITH_CLIENTS: (&str, &str) = ("include_clients", "true");
 
 /// The error of a call to an HTTP API.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +204,11 @@ impl Api {
             FailedCall { error: HttpError::Unreachable { program, address: address.clone(), reason }, tls_port: None }
         };
         let url = format!("{}{path}", self.url());
-        let request = self.client.request(method, url).query(query).body(body).timeout(limits.time);
+        let mut request = self.client.request(method, url).query(query).body(body).timeout(limits.time);
+        if query.contains(&WITH_CLIENTS) {
+            // the connection's buffer grows with the answer, and would stay large
+            request = request.header(CONNECTION, "close");
+        }
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http_date::parse(date.to_str().ok()?));
@@ -312,8 +319,8 @@ impl StatsFilter {
     }
 
     fn query(&self, clients: bool) -> Vec<(&'static str, &str)> {
-        let clients = if clients { "true" } else { "false" };
-        let mut query = vec![("format", "json"), ("include_mem", "false"), ("include_clients", clients)];
+        let clients = if clients { WITH_CLIENTS } else { ("include_clients", "false") };
+        let mut query = vec![("format", "json"), ("include_mem", "false"), clients];
         query.extend(self.topic.as_ref().map(|topic| ("topic", topic.as_str())));
         query.extend(self.channel.as_ref().map(|channel| ("channel", channel.as_str())));
         query

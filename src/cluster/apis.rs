@@ -15,7 +15,7 @@ use crate::proto::QueueStats;
 use crate::proto::stats::Info;
 
 /// The largest number of nsqds that are asked at the same time. It bounds the answers in memory.
-const MAX_REQUESTS: usize = 32;
+const MAX_REQUESTS: usize = 16;
 /// The time for an nsqd that did not answer the last time: it must not delay each observation.
 const RETRY_TIME: Duration = Duration::from_secs(1);
 /// The shortest time between two questions to an nsqlookupd that answers.

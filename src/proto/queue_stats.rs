@@ -242,6 +242,8 @@ impl<'de, R: NamedText + Deserialize<'de>> Visitor<'de> for ListVisitor<R> {
                 None => named.invalid_names += 1,
             }
         }
+        // most topics have few channels, and a large cluster has many topics
+        named.items.shrink_to_fit();
         if !named.items.is_sorted_by(|a, b| R::name(a) <= R::name(b)) {
             named.items.sort_by(|a, b| R::name(a).cmp(R::name(b)));
         }

@@ -29,6 +29,8 @@ struct ClusterShape {
 /// A request's path with its query.
 struct FakeRequest {
     path: String,
+    /// True if the client wants no further answer.
+    is_last: bool,
 }
 
 impl FakeCluster {
@@ -74,9 +76,10 @@ impl ClusterShape {
         let mut reader = BufReader::new(stream);
         while let Some(request) = FakeRequest::read(&mut reader) {
             let body = self.answer(number, &request);
-            let head =
-                format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-            if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body.as_bytes())).is_err() {
+            let close = if request.is_last { "Connection: close\r\n" } else { "" };
+            let head = format!("HTTP/1.1 200 OK\r\n{close}Content-Length: {}\r\n\r\n", body.len());
+            let sent = writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body.as_bytes()));
+            if sent.is_err() || request.is_last {
                 return;
             }
         }
@@ -155,7 +158,7 @@ impl FakeRequest {
         let mut first = String::new();
         reader.read_line(&mut first).ok().filter(|count| *count > 0)?;
         let path = first.split(' ').nth(1)?.to_owned();
-        let mut length = 0;
+        let (mut length, mut is_last) = (0, false);
         loop {
             let mut line = String::new();
             reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
@@ -163,10 +166,11 @@ impl FakeRequest {
             if line.is_empty() {
                 break;
             }
+            is_last |= line == "connection: close";
             length = line.strip_prefix("content-length:").map_or(length, |count| count.trim().parse().unwrap_or(0));
         }
         reader.read_exact(&mut vec![0; length]).ok()?;
-        Some(Self { path })
+        Some(Self { path, is_last })
     }
 
     /// Returns a value of the query.

@@ -246,10 +246,7 @@ impl Mqueue {
 
     /// Returns the processor time used.
     pub fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 10)
+        processor_time(self.pid())
     }
 
     fn memory(&self, what: &str) -> u64 {
@@ -274,6 +271,14 @@ impl Mqueue {
     fn running(&mut self) -> &mut Running {
         self.running.as_mut().expect("start was called")
     }
+}
+
+/// Returns the processor time that a process has used.
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 impl Drop for Mqueue {

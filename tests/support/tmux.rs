@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use super::{program, wait_until};
 
@@ -51,6 +52,11 @@ impl Tmux {
     pub fn is_running(&self) -> bool {
         let name = std::fs::read_to_string(format!("/proc/{}/cmdline", self.pid())).unwrap_or_default();
         name.contains("top")
+    }
+
+    /// Returns mqueue's processor time.
+    pub fn processor_time(&self) -> Duration {
+        super::mqueue::processor_time(self.pid() as u32)
     }
 
     fn run(&self, words: &[&str]) -> String {
@@ -106,7 +112,7 @@ impl Tmux {
         let start = std::time::Instant::now();
         while !screen.contains(text) {
             assert!(start.elapsed() < super::PATIENCE, "no {text:?} on the screen:\n{screen}");
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
             screen = self.screen();
         }
     }

@@ -161,12 +161,12 @@ impl TopSession {
 
     /// Handles a key or a change of the terminal's size; returns the exit code of the last one.
     async fn take(&mut self, event: &Event, terminal: &mut TopTerminal) -> io::Result<Option<Exit>> {
-        self.is_changed = true;
-        let Event::Key(key) = event else { return Ok(None) };
-        let Some(key) = meaning(*key, &self.state.input) else {
-            self.is_changed = false;
-            return Ok(None);
+        let key = match event {
+            Event::Key(key) => meaning(*key, &self.state.input),
+            _ => None,
         };
+        self.is_changed |= key.is_some() || matches!(event, Event::Resize(..));
+        let Some(key) = key else { return Ok(None) };
         match self.state.press(key) {
             None | Some(TopEffect::Decline) => {}
             Some(TopEffect::Quit) => return Ok(Some(Exit::Success)),
@@ -208,7 +208,8 @@ impl TopSession {
         self.is_changed = true;
         match end {
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            Err(_) => self.is_changed = false,
+            // it was given up
+            Err(_) => {}
             Ok(TaskEnd::Prepared(Ok(plan))) => {
                 self.state.status = None;
                 self.state.input = TopInput::Question(plan.question.clone());

@@ -64,8 +64,6 @@ impl TopTerminal {
     pub(super) fn take() -> io::Result<Self> {
         let bytes = FrameBytes::default();
         let terminal = Terminal::new(CrosstermBackend::new(bytes.clone()))?;
-        restore_at_panics();
-        enter()?;
         let (frames, queue) = std::sync::mpsc::channel::<Vec<u8>>();
         let (done, written) = mpsc::unbounded_channel();
         let write = move || {
@@ -77,6 +75,8 @@ impl TopTerminal {
             }
         };
         std::thread::Builder::new().name("frames".to_owned()).spawn(write)?;
+        restore_at_panics();
+        enter().inspect_err(|_| restore())?;
         Ok(Self { terminal, bytes, frames, written, is_writing: false })
     }
 

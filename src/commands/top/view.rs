@@ -394,11 +394,10 @@ fn fit(view: &mut TopView, columns: &[ViewColumn], rows: Vec<ViewRow>, width: us
 /// which ends with the text's end.
 fn wrapped(text: &str, width: usize, most: usize) -> Vec<String> {
     let width = width.max(1);
-    let mut lines = vec![String::new()];
+    let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split(' ') {
         let mut rest: Vec<char> = word.chars().collect();
         while !rest.is_empty() {
-            let line = lines.last_mut().expect("it begins with one");
             let used = line.chars().count();
             let blank = usize::from(used > 0);
             if used + blank + rest.len() <= width {
@@ -406,10 +405,11 @@ fn wrapped(text: &str, width: usize, most: usize) -> Vec<String> {
             } else if used == 0 {
                 line.extend(rest.drain(..width));
             } else {
-                lines.push(String::new());
+                lines.push(std::mem::take(&mut line));
             }
         }
     }
+    lines.push(line);
     if lines.len() > most {
         // the end of a question is what it asks for
         let last = lines.pop();

@@ -198,11 +198,18 @@
     if (values.length > SPARK) values.shift();
   }
 
+  // Values of which the last one stands for missing ones at the end: the current second is not over.
+  function known(values) {
+    const last = values.findLast((value) => value !== null) ?? null;
+    const end = values.findLastIndex((value) => value !== null) + 1;
+    return values.length - end > 3 ? values : values.map((value, at) => (at < end ? value : last));
+  }
+
   async function loadSparks() {
     try {
       for (const [key, values] of Object.entries(await request("/api/sparks"))) {
         const later = sparks.get(key) ?? [];
-        sparks.set(key, values.map((value) => value ?? 0).concat(later).slice(-SPARK));
+        sparks.set(key, known(values).filter((value) => value !== null).concat(later).slice(-SPARK));
       }
       view?.update?.();
     } catch { /* they grow by themselves */ }
@@ -585,7 +592,7 @@
         const [own, stream] = await Promise.all([get(this.target), this.isGroup ? get(this.stream) : undefined]);
         if (this.span !== span) return;
         const most = span === "10m" ? 600 : 8640;
-        const fit = (list) => Array(Math.max(0, most - list.length)).fill(null).concat(list);
+        const fit = (list) => Array(Math.max(0, most - list.length)).fill(null).concat(known(list));
         this.step = own.step * 1000;
         this.values = { depth: fit(own.depth), in: fit((stream ?? own).rate), out: this.isGroup ? fit(own.rate) : [] };
         this.end = at || Date.now();
