@@ -62,7 +62,7 @@ impl TopTerminal {
     /// # Errors
     /// Fails if there is none.
     pub(super) fn take() -> io::Result<Self> {
-        let bytes = FrameBytes::default();
+        let mut bytes = FrameBytes::default();
         let terminal = Terminal::new(CrosstermBackend::new(bytes.clone()))?;
         let (frames, queue) = std::sync::mpsc::channel::<Vec<u8>>();
         let (done, written) = mpsc::unbounded_channel();
@@ -76,7 +76,7 @@ impl TopTerminal {
         };
         std::thread::Builder::new().name("frames".to_owned()).spawn(write)?;
         restore_at_panics();
-        enter().inspect_err(|_| restore())?;
+        enter(&mut bytes).inspect_err(|_| restore())?;
         Ok(Self { terminal, bytes, frames, written, is_writing: false })
     }
 
@@ -114,7 +114,7 @@ impl TopTerminal {
 
     /// Takes the terminal again, which another program may have used.
     pub(super) fn resume(&mut self) -> io::Result<()> {
-        enter()?;
+        enter(&mut self.bytes)?;
         self.forget()
     }
 
@@ -134,13 +134,12 @@ impl Drop for TopTerminal {
     }
 }
 
-fn enter() -> io::Result<()> {
+/// Sets the terminal's mode; the next frame begins with the other screen.
+fn enter(bytes: &mut FrameBytes) -> io::Result<()> {
     enable_raw_mode()?;
     IS_TAKEN.store(true, Ordering::Relaxed);
     hide_stderr();
-    let mut out = io::stdout().lock();
-    queue!(out, EnterAlternateScreen)?;
-    out.flush()
+    queue!(bytes, EnterAlternateScreen)
 }
 
 /// Gives the terminal back; does nothing if that is done.
