@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 
 /// Bytes that are handed on at a time. hyper takes the next ones when it has written most of those
 /// before, so a body that it gets whole would count as sent while nothing is.
@@ -63,6 +63,8 @@ impl<G: Unpin> hyper::body::Body for GuardedBody<G> {
 mod tests {
     use std::sync::Arc;
     use std::task::Waker;
+
+    use hyper::body::Body as _;
 
     use super::*;
 
