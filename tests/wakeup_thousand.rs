@@ -60,8 +60,8 @@ fn rests(wakeup: &Mqueue) {
     if is_optimised() {
         assert!(own <= 8.0, "{own} MB");
         // of which the executable's pages are shared; how many of them are mapped ahead depends on
-        // the kernel: 19.3 MB on one machine were 20.3 on another
-        assert!(rss <= 22.0, "{rss} MB");
+        // the kernel: 19.5 MB on one machine were 20.3 on another
+        assert!(rss <= 25.0, "{rss} MB");
         assert!(share <= 1.0, "{share} %");
     }
 }
