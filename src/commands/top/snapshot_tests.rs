@@ -8,7 +8,7 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
 
-use super::clients::{ClientList, ClientRow};
+use super::clients::ClientList;
 use super::draw::{Palette, as_text, draw};
 use super::keys::TopKey;
 use super::plain_text;
@@ -16,6 +16,7 @@ use super::state::{TopInput, TopScreen, TopState, TopStatus};
 use super::view::ScreenSize;
 use crate::commands::common::cluster_listing::{ClusterListing, NsqdListing};
 use crate::commands::common::message_ages::MessageAge;
+use crate::commands::common::queue_clients::ClientRow;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::cluster::{ClusterGroup, ClusterStream};
 

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use super::clients::ClientRow;
 use super::figures::{age, count, oldest, rate, sparkline};
 use super::history::QueueHistory;
 use super::keys::HELP;
 use super::order::{RowPlace, TopSort};
 use super::state::{TopInput, TopScreen, TopState};
+use crate::commands::common::queue_clients::ClientRow;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::plural;
 

@@ -12,7 +12,6 @@ mod access;
 mod actions;
 pub(crate) mod args;
 mod assets;
-mod clients;
 mod feed;
 mod history;
 mod insight;

@@ -16,14 +16,16 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::clients::ShownClients;
 use super::feed::{PageUpdate, event};
 use super::history::{ChartSpan, MAX_SERIES};
 use super::{MAX_VIEWERS, WebPage, actions, assets, insight, letters, peek};
 use crate::commands::common::http_server::RequestConnection;
 use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::query_params::QueryParams;
+use crate::commands::common::queue_clients::QueueClients;
 
+/// The maximum of shown clients: those with the most messages in flight.
+const MAX_CLIENTS: usize = 500;
 /// Seconds of the small charts in the table.
 const SPARK_SECONDS: usize = 60;
 
@@ -134,7 +136,7 @@ async fn sparks(State(page): State<Arc<WebPage>>) -> RequestResult {
 async fn clients(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
     let params = QueryParams::parse(&uri, &["target"])?;
     let target = actions::target(params.get("target").unwrap_or_default())?;
-    let make = async { as_bytes(&ShownClients::ask(&page.cluster, &target).await) };
+    let make = async { as_bytes(&QueueClients::ask(&page.cluster, &target, MAX_CLIENTS).await) };
     Ok(shared(page.clients.get(&target.to_string(), make).await))
 }
 
