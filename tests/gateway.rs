@@ -3,6 +3,7 @@
 
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
+use std::io::BufRead as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Gateway, Nsqd, mqueue, needs, wait_until};
@@ -516,15 +517,12 @@ fn curl_can_be_a_worker() {
     shell.args(["-c", script]).env("QUEUE", gateway.url()).stdout(std::process::Stdio::piped());
     std::os::unix::process::CommandExt::process_group(&mut shell, 0);
     let mut shell = shell.spawn().unwrap();
+    let said = std::io::BufReader::new(shell.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let said: Vec<_> = said.filter(|line| line.starts_with("working on")).take(3).collect();
     nsqd.wait_for_empty("jobs", "workers");
     nix::sys::signal::killpg(nix::unistd::Pid::from_raw(shell.id() as i32), Signal::SIGTERM).unwrap();
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut shell.stdout.take().unwrap(), &mut said).unwrap();
     shell.wait().unwrap();
-    assert_eq!(
-        said.lines().filter(|line| line.starts_with("working on")).collect::<Vec<_>>(),
-        ["working on 1", "working on 2", "working on 3"]
-    );
+    assert_eq!(said, ["working on 1", "working on 2", "working on 3"]);
 }
 
 /// Node's and Python's HTTP clients send a `#` unescaped.

@@ -348,13 +348,26 @@ impl Nsqd {
         });
     }
 
-    /// Waits until a channel has no message: no backlog, in flight or deferred.
+    /// Waits until a channel has no message, neither waiting nor in flight nor deferred, and its
+    /// topic has none that is still to come.
+    ///
+    /// A channel is empty also in the moment after it is made, before nsqd moves the topic's
+    /// messages to it; so two readings in a row have to agree.
     #[track_caller]
     pub fn wait_for_empty(&self, topic: &str, channel: &str) {
+        let mut before = None;
         wait_until(&format!("nothing left in {topic}/{channel}"), || {
-            let stats = self.channel(topic, channel);
-            !stats.channel_name.is_empty() && stats.depth + stats.in_flight_count + stats.deferred_count == 0
+            let now = self.counters_if_empty(topic, channel);
+            now.is_some() && now == std::mem::replace(&mut before, now)
         });
+    }
+
+    /// Returns how many messages an empty topic and its empty channel have had.
+    fn counters_if_empty(&self, topic: &str, channel: &str) -> Option<(u64, u64)> {
+        let topic = self.stats().topics.into_iter().find(|it| it.topic_name == topic && it.depth == 0)?;
+        let group = topic.channels.iter().find(|it| it.channel_name == channel)?;
+        let left = group.depth + group.in_flight_count + group.deferred_count;
+        (left == 0).then_some((topic.message_count, group.message_count))
     }
 }
 
