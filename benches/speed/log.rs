@@ -36,7 +36,7 @@ fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
     let (mut log, _, _) = DiskLog::open(&LogOptions { sync, ..LogOptions::new(path) }).unwrap();
     log.note(&Change::TopicCreated(TOPIC, "bench".parse().unwrap()));
     log.note(&Change::ChannelCreated(TOPIC, CHANNEL, "bench".parse().unwrap()));
-    let bodies = std::iter::repeat_n(Bytes::from(vec![b'x'; LENGTH]), BATCH as usize).collect();
+    let parts = [std::iter::repeat_n(Bytes::from(vec![b'x'; LENGTH]), BATCH as usize).collect()];
     let start = Instant::now();
     for n in 0..batches {
         let batch = PublishedBatch {
@@ -45,7 +45,7 @@ fn append(path: &Path, sync: SyncMode, batches: u64) -> (DiskLog, f64) {
             timestamp: 1,
             due: None,
             holder: MessageHolder::Channels,
-            bodies: &bodies,
+            parts: &parts,
         };
         log.publish(&batch).unwrap();
     }

@@ -99,6 +99,26 @@ impl Bodies {
         }
     }
 
+    /// Splits the bodies into parts of at most `max_bytes` bytes with their sizes, or of one larger
+    /// body. Each part has a buffer of its own, so that none keeps the others in memory.
+    pub fn split(&self, max_bytes: usize) -> Vec<Self> {
+        let (mut parts, mut begin, mut end, mut count) = (Vec::new(), 0, 0, 0);
+        let part = |begin, count| {
+            let part = self.part(begin, count);
+            Self { bytes: Bytes::copy_from_slice(&part.bytes), ..part }
+        };
+        for _ in 0..self.count {
+            let next = self.at(end).end;
+            if count > 0 && next - begin > max_bytes {
+                parts.push(part(begin, count));
+                (begin, count) = (end, 0);
+            }
+            (end, count) = (next, count + 1);
+        }
+        parts.push(part(begin, count));
+        parts
+    }
+
     /// The bodies one by one; they share the buffer.
     pub fn iter(&self) -> impl Iterator<Item = Bytes> {
         (0..self.count).scan(0, |offset, _| {
@@ -169,6 +189,17 @@ mod tests {
         assert_eq!(bodies.part(0, 3), bodies);
         let one = Bodies::one(Bytes::from_static(b"x"));
         assert_eq!(one.part(0, 1), one);
+    }
+
+    #[test]
+    fn a_split_keeps_all_bodies_in_their_order() {
+        let bodies: Bodies = ["aaaa", "bb", "", "a longer one than the limit", "c", "dddd"].into_iter().collect();
+        let split =
+            |max_bytes| bodies.split(max_bytes).iter().map(|part| part.iter().collect()).collect::<Vec<Vec<_>>>();
+        assert_eq!(split(14), [vec!["aaaa", "bb"], vec![""], vec!["a longer one than the limit"], vec!["c", "dddd"]]);
+        assert_eq!(split(0).len(), 6);
+        assert_eq!(split(usize::MAX), [bodies.iter().collect::<Vec<_>>()]);
+        assert_eq!(Bodies::one("x".into()).split(0), [Bodies::one("x".into())]);
     }
 
     #[test]

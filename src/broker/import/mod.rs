@@ -235,7 +235,7 @@ impl Import<'_> {
                 timestamp: head.timestamp,
                 due: None,
                 holder: MessageHolder::Topic,
-                bodies: &Bodies::one(body),
+                parts: &[Bodies::one(body)],
             };
             self.log.publish(&message).map_err(|source| self.failed(source))?;
             self.log_progress();

@@ -24,14 +24,14 @@ use self::reader::StoredBodyReader;
 use self::recover::DirectoryLock;
 pub use self::recover::OpenError;
 use super::catalog::Catalog;
-use super::payload::BATCH_HEAD_BYTES;
-use super::record::RECORD_HEADER_BYTES;
 use super::reserve::Reserve;
 use super::segment::{Extent, Segment, SegmentHeader, file_path, is_full};
 use super::segments::{MIN_STRIPPED, Reclaimable, Segments};
 use super::sync::{Removal, Synced, Syncer};
 use super::write_batch::WriteBatch;
-use super::{Change, DiskSpace, Log, LogLocation, LogUsage, LoggedBodies, PublishedBatch, Relocated, SyncMode};
+use super::{
+    BATCH_BEGIN, Change, DiskSpace, Log, LogLocation, LogUsage, LoggedBodies, PublishedBatch, Relocated, SyncMode,
+};
 use crate::duration_histogram::DurationCounts;
 use crate::proto::Bodies;
 
@@ -432,16 +432,16 @@ impl Log for DiskLog {
         let noted = self.outgoing.len();
         self.outgoing.push_batch(batch);
         let length = self.outgoing.len() as u64;
-        let bodies = length - (noted + RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u64;
+        let bodies = length - (noted + batch.parts.len() * BATCH_BEGIN) as u64;
         let written = self.write(WritePurpose::Publish);
         self.was_full = written.as_ref().is_err_and(is_full).then_some(length);
         let begin = written.inspect_err(|_| self.outgoing.rewind(mark))?;
-        let count = u64::from(batch.bodies.count());
+        let count = batch.count();
         self.syncer.published(count);
         self.catalog.add_ids(batch.first, count);
         self.segments.contents().into_iter().for_each(|contents| contents.add_messages(batch.first, count, bodies));
         let record = begin.offset + noted as u32;
-        Ok(Some(LogLocation { offset: record + (RECORD_HEADER_BYTES + BATCH_HEAD_BYTES) as u32, record, ..begin }))
+        Ok(Some(LogLocation { offset: record + BATCH_BEGIN as u32, record, ..begin }))
     }
 
     fn note(&mut self, change: &Change) {

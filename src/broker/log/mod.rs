@@ -32,6 +32,8 @@ use tokio::sync::Notify;
 
 pub use self::disk::{DetachedReader, DiskLog, LogOptions, OpenError};
 pub use self::memory::MemoryLog;
+use self::payload::BATCH_HEAD_BYTES;
+use self::record::RECORD_HEADER_BYTES;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
 pub use self::sync::Synced;
@@ -51,8 +53,15 @@ pub struct ChannelId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
+/// Bytes of a batch's record before its first body's size.
+const BATCH_BEGIN: usize = RECORD_HEADER_BYTES + BATCH_HEAD_BYTES;
+
 /// Approximate bytes of a batch in the log besides its bodies, with their sizes.
 pub const BATCH_OVERHEAD: u64 = 64;
+
+/// Maximum bytes of messages that are stored as one unit: read back, checked and relocated together.
+/// More messages that are published together are several units; one larger message is one.
+pub const MAX_UNIT_BYTES: usize = 512 << 10;
 
 /// Location of a message's body, which its size precedes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +72,15 @@ pub struct LogLocation {
     pub offset: u32,
     /// Offset of the first byte of the record that has the body.
     pub record: u32,
+}
+
+impl LogLocation {
+    /// The location of the first body after this part, which begins here, in its batch's next part.
+    pub fn next_part(self, part: &Bodies) -> Self {
+        // a segment, whose offsets have 32 bits, has both parts
+        let record = self.offset + part.sized_length() as u32;
+        Self { record, offset: record + BATCH_BEGIN as u32, ..self }
+    }
 }
 
 /// Consecutive bodies in the log, as they were at one moment: their segment may be removed later.
@@ -76,7 +94,8 @@ pub struct LoggedBodies {
     end: u32,
 }
 
-/// Messages published together: all of them are written, or none.
+/// Messages published together, in one write, with a record for each part. A failed write leaves
+/// none of them; a crash in its middle may leave the first parts.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishedBatch<'a> {
     /// The topic that they are published to.
@@ -90,7 +109,14 @@ pub struct PublishedBatch<'a> {
     /// The holder of the messages.
     pub holder: MessageHolder,
     /// The bodies, in the order of the ids.
-    pub bodies: &'a Bodies,
+    pub parts: &'a [Bodies],
+}
+
+impl PublishedBatch<'_> {
+    /// The number of messages.
+    pub fn count(&self) -> u64 {
+        self.parts.iter().map(|part| u64::from(part.count())).sum()
+    }
 }
 
 /// Holder of the messages of a [`PublishedBatch`].
@@ -209,7 +235,8 @@ pub enum Change {
 pub trait Log: Send {
     ///
     /// Writes a batch after all changes noted before it. Returns the location of the first body;
-    /// the others follow in the same segment. Returns `None` if the batch is kept in memory only.
+    /// the others follow in the same segment, those of another part at [`LogLocation::next_part`].
+    /// Returns `None` if the batch is kept in memory only.
     ///
     /// Fails if the batch cannot be written; none of it is recovered after a restart then.
     ///

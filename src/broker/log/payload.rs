@@ -114,14 +114,15 @@ fn put_tagged(out: &mut Vec<u8>, tag: u8, id: u32) {
     out.put_u32(id);
 }
 
-/// Appends a Batch up to its first body's length.
-pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &PublishedBatch<'_>) {
+/// Appends a Batch up to its first body's length: `count` messages of `batch`, from the id `first`
+/// on.
+pub(super) fn put_batch_head(out: &mut Vec<u8>, batch: &PublishedBatch<'_>, first: u64, count: u32) {
     out.put_u32(batch.topic.0);
-    out.put_u64(batch.first);
+    out.put_u64(first);
     out.put(&batch.timestamp.to_le_bytes());
     out.put_due(batch.due);
     out.put_holder(batch.holder);
-    out.put_u32(batch.bodies.count());
+    out.put_u32(count);
 }
 
 /// Appends a Relocated up to its first body's length.

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -30,7 +31,7 @@ pub(super) struct WriteBatch {
     records: Vec<(RecordKind, usize)>,
     /// The records that repeat the last change of the record before them.
     repeats: Vec<usize>,
-    /// Bodies of the last record that are not copied, and their positions in `bytes`.
+    /// Bodies that are not copied, and their positions in `bytes`; all are in the last records.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
     /// The noted changes that affect the catalog.
@@ -76,11 +77,15 @@ impl WriteBatch {
         self.begin(RecordKind::Changes);
     }
 
-    /// Adds a batch.
+    /// Adds a batch, with a record for each part.
     pub(super) fn push_batch(&mut self, batch: &PublishedBatch<'_>) {
-        self.begin(RecordKind::Batch);
-        payload::put_batch_head(&mut self.bytes, batch);
-        self.push_bodies(batch.bodies);
+        let mut first = batch.first;
+        for part in batch.parts {
+            self.begin(RecordKind::Batch);
+            payload::put_batch_head(&mut self.bytes, batch, first, part.count());
+            self.push_bodies(part);
+            first += u64::from(part.count());
+        }
     }
 
     /// Adds relocated messages; returns the position of the first body's size.
@@ -136,11 +141,11 @@ impl WriteBatch {
 
     /// Bytes of the noted changes, without a batch.
     pub(super) fn noted(&self) -> usize {
-        let is_changes = self.records.last().is_none_or(|(kind, _)| *kind == RecordKind::Changes);
-        if is_changes { self.bytes.len() } else { self.records.last().map_or(0, |(_, begin)| *begin) }
+        let messages = self.records.iter().rev().take_while(|(kind, _)| *kind != RecordKind::Changes);
+        messages.last().map_or(self.bytes.len(), |(_, begin)| *begin)
     }
 
-    /// Removes the record added after `mark`: a batch, or relocated messages.
+    /// Removes the records added after `mark`: a batch, or relocated messages.
     pub(super) fn rewind(&mut self, mark: WriteMark) {
         self.bytes.truncate(mark.bytes);
         self.records.truncate(mark.records);
@@ -198,13 +203,11 @@ impl WriteBatch {
         let begin = if self.sealed.0 == salt { self.sealed.1 } else { 0 };
         for n in begin..self.records.len() {
             let (kind, begin) = self.records[n];
-            let end = match self.records.get(n + 1) {
-                Some((_, end)) => Some(*end),
-                None => self.large.is_empty().then_some(self.bytes.len()),
-            };
-            let head = match end {
-                Some(end) => record::head(kind, salt, std::iter::once(&self.bytes[begin + RECORD_HEADER_BYTES..end])),
-                None => record::head(kind, salt, pieces(&self.bytes, &self.large, begin + RECORD_HEADER_BYTES)),
+            let end = self.records.get(n + 1).map_or(self.bytes.len(), |(_, end)| *end);
+            let payload = begin + RECORD_HEADER_BYTES..end;
+            let head = match self.large.is_empty() {
+                true => record::head(kind, salt, std::iter::once(&self.bytes[payload])),
+                false => record::head(kind, salt, pieces(&self.bytes, &self.large, payload)),
             };
             self.bytes[begin..begin + RECORD_HEADER_BYTES].copy_from_slice(&head);
         }
@@ -216,7 +219,10 @@ impl WriteBatch {
     pub(super) fn write<R>(&self, write: impl FnOnce(&mut [IoSlice<'_>]) -> R) -> R {
         match self.large.is_empty() {
             true => write(&mut [IoSlice::new(&self.bytes)]),
-            false => write(&mut pieces(&self.bytes, &self.large, 0).map(IoSlice::new).collect::<Vec<_>>()),
+            false => {
+                let all = pieces(&self.bytes, &self.large, 0..self.bytes.len());
+                write(&mut all.map(IoSlice::new).collect::<Vec<_>>())
+            }
         }
     }
 
@@ -229,10 +235,14 @@ impl WriteBatch {
     }
 }
 
-/// The bytes from `begin` on, with the uncopied bodies at their positions.
-fn pieces<'a>(bytes: &'a [u8], large: &'a [(usize, Bytes)], begin: usize) -> impl Iterator<Item = &'a [u8]> {
-    let begins = std::iter::once(begin).chain(large.iter().map(|(at, _)| *at));
-    let ends = large.iter().map(|(at, _)| *at).chain(std::iter::once(bytes.len()));
+/// A range of the bytes, with the uncopied bodies at their positions. A body is part of the range
+/// that ends with it.
+fn pieces<'a>(bytes: &'a [u8], large: &'a [(usize, Bytes)], range: Range<usize>) -> impl Iterator<Item = &'a [u8]> {
+    let from = large.partition_point(|(at, _)| *at <= range.start);
+    let to = large.partition_point(|(at, _)| *at <= range.end);
+    let large = &large[from..to];
+    let begins = std::iter::once(range.start).chain(large.iter().map(|(at, _)| *at));
+    let ends = large.iter().map(|(at, _)| *at).chain(std::iter::once(range.end));
     let bodies = large.iter().map(|(_, body)| body.as_ref()).chain(std::iter::once(&[][..]));
     let each = begins.zip(ends).zip(bodies).flat_map(|((from, to), body)| [&bytes[from..to], body]);
     each.filter(|piece| !piece.is_empty())
@@ -297,7 +307,7 @@ mod tests {
     fn records_sealed_in_steps_equal_records_sealed_at_once() {
         let mut outgoing = WriteBatch::default();
         let mut expected = Vec::new();
-        let bodies = Bodies::one("x".into());
+        let bodies = [Bodies::one("x".into())];
         for n in 0..150_000_u64 {
             let change = Change::Finished(ChannelId(2), n);
             outgoing.push_change(&change);
@@ -305,7 +315,7 @@ mod tests {
             if n % 10_000 == 0 {
                 let mark = outgoing.mark();
                 let (topic, timestamp, holder) = (TopicId(1), 0, MessageHolder::Channels);
-                outgoing.push_batch(&PublishedBatch { topic, first: 1, timestamp, due: None, holder, bodies: &bodies });
+                outgoing.push_batch(&PublishedBatch { topic, first: 1, timestamp, due: None, holder, parts: &bodies });
                 outgoing.seal(if n % 20_000 == 0 { 7 } else { 8 });
                 outgoing.rewind(mark);
             }

@@ -6,7 +6,8 @@ use std::io;
 use bytes::Bytes;
 
 use super::super::log::{
-    Change, ChannelCopy, ChannelId, CopyRun, LogLocation, MessageHolder, PublishedBatch, Relocated, UnixMillis,
+    Change, ChannelCopy, ChannelId, CopyRun, LogLocation, MAX_UNIT_BYTES, MessageHolder, PublishedBatch, Relocated,
+    UnixMillis,
 };
 use super::channel::{ById, Channel};
 use super::session::Sessions;
@@ -64,11 +65,27 @@ impl BrokerState {
     ) -> Result<(), BrokerPublishError> {
         self.check_index()?;
         self.create_topic(name);
-        let (count, bytes) = (u64::from(bodies.count()), bodies.length());
-        let first = self.store.batches.reserve_ids(count, now.unix_nanos);
+        let is_large = bodies.count() > 1 && bodies.sized_length() > MAX_UNIT_BYTES;
+        match is_large && self.topics[name].is_logged() {
+            true => self.publish_parts(name, bodies.split(MAX_UNIT_BYTES), delay, now),
+            false => self.publish_parts(name, [bodies], delay, now),
+        }
+    }
+
+    /// Publishes messages that are stored as several units, with one write.
+    fn publish_parts<P: AsRef<[Bodies]> + IntoIterator<Item = Bodies>>(
+        &mut self,
+        name: &TopicName,
+        parts: P,
+        delay: Option<u64>,
+        now: Now,
+    ) -> Result<(), BrokerPublishError> {
+        let all = || parts.as_ref().iter();
+        let (count, bytes) = (all().map(|part| u64::from(part.count())).sum(), all().map(Bodies::length).sum());
+        let mut first = self.store.batches.reserve_ids(count, now.unix_nanos);
         let due = delay.filter(|delay| *delay > 0).map(|delay| now.due_in(Millis(delay)));
         let topic = self.topics.get_mut(name).expect("made just now");
-        let location = self.store.write(topic, &bodies, first, due, now)?;
+        let mut location = self.store.write(topic, parts.as_ref(), first, due, now)?;
         let limit = self.store.limits.max_memory;
         if location.is_none() && !self.store.batches.has_room(bytes) {
             return Err(BrokerPublishError::Full { limit });
@@ -76,17 +93,21 @@ impl BrokerState {
         topic.message_count += count;
         topic.message_bytes += bytes as u64;
         let holders = if topic.holds() { 1 } else { topic.channels.len() as u32 };
-        let Store { batches, log, .. } = &mut self.store;
-        let run = batches.insert(first, now.unix_nanos, bodies, location, holders, &mut **log);
-        match topic.holds() {
-            true => topic.hold(HeldRun { run, due }, &mut self.store),
-            false => topic.copy_to_channels(
-                HeldRun { run, due },
-                &mut self.channels,
-                &mut self.store,
-                &mut self.sessions,
-                now,
-            ),
+        for part in parts {
+            let (begin, next) = (location, location.map(|location| location.next_part(&part)));
+            let Store { batches, log, .. } = &mut self.store;
+            let run = batches.insert(first, now.unix_nanos, part, begin, holders, &mut **log);
+            (first, location) = (first + u64::from(run.count), next);
+            match topic.holds() {
+                true => topic.hold(HeldRun { run, due }, &mut self.store),
+                false => topic.copy_to_channels(
+                    HeldRun { run, due },
+                    &mut self.channels,
+                    &mut self.store,
+                    &mut self.sessions,
+                    now,
+                ),
+            }
         }
         Ok(())
     }
@@ -169,20 +190,25 @@ impl Store {
     fn write(
         &mut self,
         topic: &Topic,
-        bodies: &Bodies,
+        parts: &[Bodies],
         first: u64,
         due: Option<UnixMillis>,
         now: Now,
     ) -> io::Result<Option<LogLocation>> {
-        let holder = if topic.holds() { MessageHolder::Topic } else { MessageHolder::Channels };
-        if topic.is_ephemeral || (holder == MessageHolder::Channels && !topic.has_durable_channel()) {
+        if !topic.is_logged() {
             return Ok(None);
         }
-        self.log.publish(&PublishedBatch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, bodies })
+        let holder = if topic.holds() { MessageHolder::Topic } else { MessageHolder::Channels };
+        self.log.publish(&PublishedBatch { topic: topic.id, first, timestamp: now.unix_nanos, due, holder, parts })
     }
 }
 
 impl Topic {
+    /// True if messages that are published now must be there after a restart.
+    fn is_logged(&self) -> bool {
+        !self.is_ephemeral && (self.holds() || self.has_durable_channel())
+    }
+
     /// Gives each channel its copies and sends them to sessions that have room.
     fn copy_to_channels(
         &self,

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::super::log::{
-    Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MemoryLog, PublishedBatch, Relocated, SyncMode,
+    Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MAX_UNIT_BYTES, MemoryLog, PublishedBatch, Relocated,
+    SyncMode,
 };
 use super::compaction::{MAX_BYTES, MAX_ENTRIES, MAX_PIECES};
 use super::rest::{MAX_FAILED_READS, REST_TIME};
@@ -313,24 +314,26 @@ fn steps_of_compaction_are_bounded_with_many_channels() {
 
 #[test]
 fn messages_published_together_and_finished_in_any_order_are_moved_in_several_steps() {
-    // (batches, messages in each, channels, one of how many messages stays): in the last one, a
-    // batch has more copies than a step may scan
-    for (batches, count, channels, keep) in [(5, 2_000, 1, 4), (3, 12_000, 2, 5)] {
+    // (batches, messages in each, bytes of one, channels, one of how many messages stays): in the
+    // second, a batch has more copies than a step may scan; in the last, it is several units
+    for (batches, count, bytes, channels, keep) in
+        [(5, 2_000, 50, 1, 4), (3, 12_000, 50, 2, 5), (5, 10_000, 120, 1, 8), (5, 50, 100_000, 1, 4)]
+    {
         let directory = tempfile::tempdir().unwrap();
         let (mut state, topic, first) = with_messages(directory.path(), 8_000, 0, 0);
         let others = (1..channels).map(|n| ChannelName::new(&format!("c{n}")).unwrap());
         let channels: Vec<_> = std::iter::once(first).chain(others).collect();
         channels.iter().for_each(|channel| state.create_channel(&topic, channel, BEGIN));
         for _ in 0..batches {
-            state.publish(&topic, (0..count).map(|n| Bytes::from(body(n, 50))).collect(), None, BEGIN).unwrap();
+            state.publish(&topic, (0..count).map(|n| Bytes::from(body(n, bytes))).collect(), None, BEGIN).unwrap();
         }
         for channel in &channels {
             finish(&mut state, &topic, channel, keep);
         }
         let asked = CountingLog::of(&mut state);
-        let length = u64::from(count) * 100;
-        let steps = steps(&mut state, &asked, length, MAX_PIECES);
-        assert!(steps.len() > 20, "{} steps, {:?}", steps.len(), state.store.log.usage());
+        let length = u64::from(count) * (bytes as u64 + 50);
+        let steps = steps(&mut state, &asked, length.min(MAX_UNIT_BYTES as u64), MAX_PIECES);
+        assert!(steps.len() > 10, "{} steps, {:?}", steps.len(), state.store.log.usage());
         state.assert_sound();
         let held = |state: &BrokerState| {
             let each = state.channels.values().map(|it| (it.name.clone(), it.depth + it.in_flight.len()));

@@ -43,16 +43,16 @@ fn changes_have_a_stable_encoding() {
 
 #[test]
 fn the_head_of_a_batch_has_a_stable_encoding() {
-    let (bodies, mut out) = (["x", "y"].into_iter().collect(), Vec::new());
+    let (parts, mut out) = ([["x", "y"].into_iter().collect()], Vec::new());
     let batch = PublishedBatch {
         topic: TopicId(1),
         first: 2,
         timestamp: -1,
         due: Some(UnixMillis(3)),
         holder: MessageHolder::Channels,
-        bodies: &bodies,
+        parts: &parts,
     };
-    put_batch_head(&mut out, &batch);
+    put_batch_head(&mut out, &batch, 2, 2);
     let (ids, timestamp) = ([1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], [0xff; 8]);
     assert_eq!(out, [&ids[..], &timestamp, &[3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0]].concat());
     assert_eq!(out.len(), BATCH_HEAD_BYTES);

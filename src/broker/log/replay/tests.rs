@@ -25,12 +25,11 @@ fn replay(build: impl FnOnce(&mut WriteBatch)) -> Replay {
     replay
 }
 
-/// Publishes in batches small enough to be copied: only the last record may have uncopied bodies.
 fn publish(outgoing: &mut WriteBatch, first: u64, count: usize) {
     for begin in (0..count).step_by(500) {
-        let bodies = std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect();
+        let parts = [std::iter::repeat_n(Bytes::from_static(b"x"), 500.min(count - begin)).collect()];
         let (first, holder) = (first + begin as u64, MessageHolder::Channels);
-        outgoing.push_batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, bodies: &bodies });
+        outgoing.push_batch(&PublishedBatch { topic: TOPIC, first, timestamp: 0, due: None, holder, parts: &parts });
     }
 }
 

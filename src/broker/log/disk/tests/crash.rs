@@ -78,6 +78,46 @@ fn a_segment_cut_at_any_byte_recovers_all_complete_records() {
     }
 }
 
+#[test]
+fn a_batch_cut_at_any_byte_keeps_its_complete_parts() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.max_part = 50;
+    let first = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 30));
+    let file = file_path(directory.path(), 1);
+    let bytes = std::fs::read(&file).unwrap();
+    let ends: Vec<_> = (0..3).map(|n| first.offset as usize + 34 + n * (BATCH_BEGIN + 34)).collect();
+    assert_eq!(ends[2], bytes.len());
+    for cut in first.record as usize..=bytes.len() {
+        let directory = fast_directory();
+        std::fs::write(file_path(directory.path(), 1), &bytes[..cut]).unwrap();
+        let (log, found, report) = open(directory.path());
+        let complete = ends.iter().filter(|end| **end <= cut).count();
+        let mut expected = world.model.clone();
+        expected.messages.retain(|id, _| *id <= complete as u64);
+        expected.last_id = found.last_id;
+        assert_eq!((&found, report.damage), (&expected, vec![]), "cut at {cut}");
+        assert_usable(log, directory.path(), found);
+    }
+}
+
+#[test]
+fn damage_in_one_part_of_a_batch_leaves_the_others() {
+    let directory = fast_directory();
+    let mut world = world(directory.path(), SyncMode::Never, 1 << 20);
+    world.max_part = 50;
+    let first = world.publish(TOPIC, MessageHolder::Channels, None, &bodies(3, 30));
+    let mut model = world.model.clone();
+    drop(world);
+    let file = file_path(directory.path(), 1);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[first.offset as usize + 34 + BATCH_BEGIN + 10] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    model.messages.remove(&2);
+    let (_, found, report) = open(directory.path());
+    assert_eq!((found, report.damage.len()), (model, 1));
+}
+
 /// Asserts that a log can be written to, and then opened with its old and new messages.
 fn assert_usable(mut log: DiskLog, path: &Path, mut model: Model) {
     let (topic, bodies) = (TopicId(model.next_number), bodies(2, 10));
@@ -89,7 +129,7 @@ fn assert_usable(mut log: DiskLog, path: &Path, mut model: Model) {
         timestamp: 5,
         due: None,
         holder: MessageHolder::Topic,
-        bodies: &bodies.iter().cloned().collect(),
+        parts: &[bodies.iter().cloned().collect()],
     };
     log.note(&created);
     log.publish(&batch).unwrap();

@@ -174,7 +174,7 @@ fn publish(log: &mut DiskLog, first: u64) -> io::Result<Option<LogLocation>> {
         timestamp: 1,
         due: None,
         holder: MessageHolder::Channels,
-        bodies: &bodies.iter().cloned().collect(),
+        parts: &[bodies.iter().cloned().collect()],
     })?;
     location.into_iter().for_each(|location| log.hold(location.segment, 1, 100));
     Ok(location)

@@ -42,10 +42,10 @@ impl std::fmt::Debug for ModelMessage {
 
 impl Model {
     pub(super) fn publish(&mut self, batch: &PublishedBatch<'_>) {
-        self.last_id = batch.first + u64::from(batch.bodies.count()) - 1;
+        self.last_id = batch.first + batch.count() - 1;
         let fresh = |channel: &ChannelId| ChannelCopy { channel: *channel, attempts: 0, due: batch.due };
         let copies: Vec<_> = self.topics[&batch.topic].channels.keys().map(fresh).collect();
-        for (id, body) in (batch.first..).zip(batch.bodies.iter()) {
+        for (id, body) in (batch.first..).zip(batch.parts.iter().flat_map(Bodies::iter)) {
             let (topic, timestamp, body) = (batch.topic, batch.timestamp, body.clone());
             match batch.holder {
                 MessageHolder::Topic => {

@@ -61,6 +61,7 @@ fn publish(world: &mut World, rng: &mut Rng) {
     };
     let due = rng.bool().then(|| UnixMillis(rng.u64(1..1000)));
     let bodies: Vec<_> = (0..rng.usize(1..6)).map(|_| body(rng)).collect();
+    world.max_part = rng.choice([50, 5000, usize::MAX]).unwrap();
     world.publish(*topic, holder, due, &bodies);
 }
 

@@ -20,6 +20,8 @@ pub(super) struct World {
     /// Number of messages that may still be relocated, to simulate a crash in the middle of a
     /// compaction.
     pub(super) relocations: Option<usize>,
+    /// Maximum bytes of a part of what is published.
+    pub(super) max_part: usize,
 }
 
 /// Approximate bytes of the log that a message needs.
@@ -36,7 +38,15 @@ impl World {
         let places: BTreeMap<_, _> = each.map(|(id, location, body)| (id, (location, body.len() as u32))).collect();
         places.values().for_each(|(location, length)| log.hold(location.segment, 1, cost(*length)));
         log.recovered();
-        Self { options: options.clone(), log, written: model.clone(), model, places, relocations: None }
+        Self {
+            options: options.clone(),
+            log,
+            written: model.clone(),
+            model,
+            places,
+            relocations: None,
+            max_part: usize::MAX,
+        }
     }
 
     pub(super) fn last_id(&self) -> u64 {
@@ -72,14 +82,19 @@ impl World {
         bodies: &[Bytes],
     ) -> io::Result<LogLocation> {
         let first = self.model.last_id + 1;
-        let all: Bodies = bodies.iter().cloned().collect();
-        let batch = PublishedBatch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, bodies: &all };
+        let parts = bodies.iter().cloned().collect::<Bodies>().split(self.max_part);
+        let batch = PublishedBatch { topic, first, timestamp: 1_000_000 + first as i64, due, holder, parts: &parts };
         let location = self.log.publish(&batch)?.expect("the batch is on the disk");
-        let mut offset = location.offset;
-        for (id, body) in (first..).zip(bodies) {
-            self.log.hold(location.segment, 1, cost(body.len() as u32));
-            self.places.insert(id, (LogLocation { offset, ..location }, body.len() as u32));
-            offset += (Bodies::SIZE + body.len()) as u32;
+        let (mut id, mut begin) = (first, location);
+        for part in &parts {
+            let mut offset = begin.offset;
+            for body in part.iter() {
+                self.log.hold(location.segment, 1, cost(body.len() as u32));
+                self.places.insert(id, (LogLocation { offset, ..begin }, body.len() as u32));
+                offset += (Bodies::SIZE + body.len()) as u32;
+                id += 1;
+            }
+            begin = begin.next_part(part);
         }
         self.model.publish(&batch);
         self.written = self.model.clone();
