@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub use self::disk::{DetachedReader, DiskLog, LogOptions, OpenError};
+pub use self::disk::{BackupError, DetachedReader, DiskLog, LogOptions, OpenError, backup, verify};
 pub use self::memory::MemoryLog;
 pub use self::recovered::{Recovered, RecoveredBatch, RecoveredChannel, RecoveredTopic};
 pub use self::report::{Damage, RecoveryReport, Torn};
