@@ -9,6 +9,7 @@
 //! machine once synced. A failed write is undone as a whole; its changes are kept for the next
 //! write, and earlier data can still be read.
 
+mod inspect;
 mod reader;
 mod recover;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+pub use self::inspect::{BackupError, backup, verify};
 pub use self::reader::DetachedReader;
 use self::reader::StoredBodyReader;
 use self::recover::DirectoryLock;

@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub use self::disk::{DetachedReader, DiskLog, LogOptions, OpenError};
+pub use self::disk::{BackupError, DetachedReader, DiskLog, LogOptions, OpenError, backup, verify};
 pub use self::memory::MemoryLog;
 use self::payload::BATCH_HEAD_BYTES;
 use self::record::RECORD_HEADER_BYTES;

@@ -9,6 +9,7 @@ pub(super) use super::go_flags::go_duration;
 use super::go_flags::{boolean, go_whole, integer};
 use super::ignored_flags::IgnoredArgs;
 use super::import::ImportArgs;
+use super::inspect::{BackupArgs, VerifyArgs};
 use super::nsqd_args::{BroadcastPortArgs, NsqdArgs};
 use super::page::PageArgs;
 use super::security_args::BrokerSecurityArgs;
@@ -48,6 +49,8 @@ impl From<SyncWhen> for SyncMode {
 #[allow(missing_docs, reason = "a doc comment here would hide the long description of the arguments")]
 pub(crate) enum BrokerCommand {
     Import(ImportArgs),
+    Verify(VerifyArgs),
+    Backup(BackupArgs),
 }
 
 /// Run an nsqd-compatible broker for one machine

@@ -115,7 +115,7 @@ pub(super) fn check_data_path(path: &Path) -> Result<(), Failure> {
 }
 
 /// The path as a word of a shell command; a placeholder if it cannot be shown in one line.
-fn word(path: &Path) -> String {
+pub(super) fn word(path: &Path) -> String {
     let shown = path.to_str().filter(|path| !path.contains(char::is_control));
     shown.map_or_else(|| "PATH".to_owned(), shell)
 }

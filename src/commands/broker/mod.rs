@@ -6,6 +6,7 @@ mod config_file;
 mod go_flags;
 mod ignored_flags;
 mod import;
+mod inspect;
 mod log_level;
 mod nsqd_args;
 mod page;
@@ -32,8 +33,11 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
-    if let Some(BrokerCommand::Import(args)) = &args.command {
-        return import::run(args).await;
+    match &args.command {
+        Some(BrokerCommand::Import(args)) => return import::run(args).await,
+        Some(BrokerCommand::Verify(args)) => return inspect::verify(args),
+        Some(BrokerCommand::Backup(args)) => return inspect::backup(args),
+        None => {}
     }
     let shutdown = Shutdown::on_signals(GRACE)?;
     args.warnings().for_each(|warning| tracing::warn!("{warning}"));

@@ -15,11 +15,12 @@ use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, Se
 use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
 use super::super::{Log, Recovered, SyncMode, catalog::Catalog};
+use super::inspect::PinnedFiles;
 use super::{DiskLog, LogOptions, StoredBodyReader, WriteBatch, is_full, keep_damaged};
 use crate::io_error::describe;
 
 /// Name of an empty file that exists as long as an import into the directory has not ended.
-const UNFINISHED_IMPORT: &str = "importing";
+pub(super) const UNFINISHED_IMPORT: &str = "importing";
 
 /// Error of opening a log.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum OpenError {
     },
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.into(), source }
 }
 
@@ -77,7 +78,7 @@ impl DiskLog {
         let lock = lock(path)?;
         let marker = path.join(UNFINISHED_IMPORT);
         if !marker.exists() {
-            let mut opening = LogRecovery::new(path, options.sync)?;
+            let mut opening = LogRecovery::new(path, Access::Repair(options.sync))?;
             opening.read_all()?;
             if opening.report.is_damaged() || !opening.replay.finish().0.topics.is_empty() {
                 return Err(OpenError::NotEmpty(path.into()));
@@ -125,7 +126,7 @@ impl DiskLog {
         begun: Instant,
     ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let path = &options.path;
-        let mut opening = LogRecovery::new(path, options.sync)?;
+        let mut opening = LogRecovery::new(path, Access::Repair(options.sync))?;
         opening.read_all()?;
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
@@ -245,38 +246,85 @@ fn segments(
     segments
 }
 
+/// Whether reading a log may change its files.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// Repairs ends of segments, and syncs unless the mode is [`SyncMode::Never`].
+    Repair(SyncMode),
+    /// Reads these files, and changes nothing.
+    ReadOnly(PinnedFiles),
+}
+
+impl Access {
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::ReadOnly(_))
+    }
+
+    /// Numbers of the segments, in their order.
+    fn numbers(&self, path: &Path) -> io::Result<Vec<u32>> {
+        match self {
+            Self::Repair(_) => segment_numbers(path),
+            Self::ReadOnly(pinned) => Ok(pinned.numbers().collect()),
+        }
+    }
+
+    /// Reads a segment, or at most `limit` bytes of it.
+    fn read(&self, path: &Path, number: u32, limit: u64) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Repair(_) => {
+                let mut bytes = Vec::new();
+                File::open(file_path(path, number))?.take(limit).read_to_end(&mut bytes)?;
+                Ok(bytes)
+            }
+            Self::ReadOnly(pinned) => pinned.read(number, limit),
+        }
+    }
+}
+
+/// Removes what is left over from stripping when the broker ended; the old files are still there.
+fn remove_unfinished_stripping(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.ends_with(".log.new")) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Numbers of the segments in a directory, in their order.
+pub(super) fn segment_numbers(path: &Path) -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
+    let mut numbers: Vec<_> = entries.iter().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// A log while it is read.
-struct LogRecovery<'a> {
+pub(super) struct LogRecovery<'a> {
     path: &'a Path,
-    sync: SyncMode,
+    pub(super) access: Access,
     /// The segment files found, by number, with their headers if these are good.
     found: Vec<(u32, Option<SegmentHeader>)>,
     /// The segments read, with their good lengths.
-    files: Vec<Extent>,
+    pub(super) files: Vec<Extent>,
     /// Numbers of damaged segments.
     damaged: Vec<u32>,
     /// The last segment's header and good length, if it can be appended to.
     newest: Option<(SegmentHeader, u32)>,
-    report: RecoveryReport,
-    replay: Replay,
+    pub(super) report: RecoveryReport,
+    pub(super) replay: Replay,
 }
 
 impl<'a> LogRecovery<'a> {
-    fn new(path: &'a Path, sync: SyncMode) -> Result<Self, OpenError> {
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(at(path))?;
-        // left over from stripping when the broker ended; the old file is still there
-        for entry in
-            entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(|it| it.ends_with(".log.new")))
-        {
-            let _ = fs::remove_file(entry.path());
+    pub(super) fn new(path: &'a Path, access: Access) -> Result<Self, OpenError> {
+        if !access.is_read_only() {
+            remove_unfinished_stripping(path).map_err(at(path))?;
         }
-        let mut numbers: Vec<_> = entries.iter().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
-        numbers.sort_unstable();
         let mut found = Vec::new();
-        for number in numbers {
-            let (file_path, mut bytes) = (file_path(path, number), Vec::new());
-            let file = File::open(&file_path).map_err(at(&file_path))?;
-            file.take(SEGMENT_HEADER_BYTES as u64).read_to_end(&mut bytes).map_err(at(&file_path))?;
+        for number in access.numbers(path).map_err(at(path))? {
+            let file_path = file_path(path, number);
+            let bytes = access.read(path, number, SEGMENT_HEADER_BYTES as u64).map_err(at(&file_path))?;
             match SegmentHeader::decode(&bytes) {
                 Err(BadHeader::OtherVersion) => return Err(OpenError::OtherVersion(file_path)),
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
@@ -287,17 +335,15 @@ impl<'a> LogRecovery<'a> {
             found.iter().filter_map(|(_, header)| header.as_ref().and_then(has_damaged_copy)).collect();
         let report = RecoveryReport { damaged_header_copies, ..RecoveryReport::default() };
         let (files, damaged, newest, replay) = Default::default();
-        Ok(Self { path, sync, found, files, damaged, newest, report, replay })
+        Ok(Self { path, access, found, files, damaged, newest, report, replay })
     }
 
-    fn read_all(&mut self) -> Result<(), OpenError> {
-        let mut bytes = Vec::new();
+    pub(super) fn read_all(&mut self) -> Result<(), OpenError> {
         for n in 0..self.found.len() {
             let (number, header) = self.found[n];
             self.check_missing(n, header);
             let path = file_path(self.path, number);
-            bytes.clear();
-            File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(at(&path))?;
+            let bytes = self.access.read(self.path, number, u64::MAX).map_err(at(&path))?;
             self.report.segments += 1;
             self.report.bytes += bytes.len() as u64;
             // a stripped segment has its end in its own header; the next segment's is older than
@@ -339,13 +385,18 @@ impl<'a> LogRecovery<'a> {
         let Some(header) = header else {
             if SegmentHeader::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
                 self.report.torn.extend((length > 0).then_some(Torn { segment: number, bytes: length }));
-                return fs::remove_file(file_path(self.path, number));
+                return match self.access {
+                    Access::Repair(_) => fs::remove_file(file_path(self.path, number)),
+                    Access::ReadOnly(_) => Ok(()),
+                };
             }
             self.newest = None;
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
             self.report_damage(number, 0..bytes.len());
-            keep_damaged(self.path, number);
+            if !self.access.is_read_only() {
+                keep_damaged(self.path, number);
+            }
             return Ok(());
         };
         let good = self.records(header, bytes, end);
@@ -355,16 +406,24 @@ impl<'a> LogRecovery<'a> {
         let can_go_on = !is_damaged && header.end == 0 && good > header.length;
         self.newest = can_go_on.then_some((header, good));
         self.damaged.extend(is_damaged.then_some(number));
+        match &self.access {
+            Access::Repair(sync) => self.repair(number, bytes, good, is_damaged, *sync),
+            Access::ReadOnly(_) => Ok(()),
+        }
+    }
+
+    /// Keeps a damaged segment, or cuts off what follows its last good record; then syncs it.
+    fn repair(&self, number: u32, bytes: &[u8], good: u32, is_damaged: bool, sync: SyncMode) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(file_path(self.path, number))?;
         if is_damaged {
             keep_damaged(self.path, number);
-        } else if u64::from(good) < length {
+        } else if (good as usize) < bytes.len() {
             if self.report.torn.last().is_some_and(|torn| torn.segment == number) {
                 self.keep_torn(number, &bytes[good as usize..])?;
             }
             file.set_len(good.into())?;
         }
-        if self.sync != SyncMode::Never {
+        if sync != SyncMode::Never {
             file.sync_data()?;
         }
         Ok(())
