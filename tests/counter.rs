@@ -27,7 +27,10 @@ fn workers_count_together_and_the_log_has_each_workers_number() {
         assert_eq!(numbers.len(), 20, "{numbers:?}");
         for counter in numbers {
             let line = format!("fn=Flush n={n} counter={counter}");
-            assert_eq!(gateway.program.stderr().lines().filter(|said| said.ends_with(&line)).count(), 1, "{line}");
+            let said = || gateway.program.stderr().lines().filter(|said| said.ends_with(&line)).count();
+            // the gateway's stderr is read by a thread of its own
+            wait_until(&line, || said() > 0);
+            assert_eq!(said(), 1, "{line}");
         }
     }
     let mut all = [one, two].concat();

@@ -57,19 +57,19 @@ pub(crate) struct BackupArgs {
 
 /// The report as JSON.
 #[derive(Debug, Serialize)]
-struct JsonReport<'a> {
+struct LogReport<'a> {
     path: String,
     segments: u32,
     bytes: u64,
     messages: u64,
     seconds: f64,
     sound: bool,
-    damage: Vec<JsonDamage<'a>>,
+    damage: Vec<LogDamage<'a>>,
 }
 
 /// A damaged place as JSON.
 #[derive(Debug, Serialize)]
-struct JsonDamage<'a> {
+struct LogDamage<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -125,7 +125,7 @@ fn print(report: &RecoveryReport, path: &Path, json: bool, done: &str) -> anyhow
         let (path, seconds) = (path.display().to_string(), took.as_secs_f64());
         let (segments, bytes, messages, sound) = (*segments, *bytes, *messages, is_sound(report));
         let damage = report.torn.iter().map(torn_json).chain(report.damage.iter().map(damage_json)).collect();
-        serde_json::to_string(&JsonReport { path, segments, bytes, messages, seconds, sound, damage })? + "\n"
+        serde_json::to_string(&LogReport { path, segments, bytes, messages, seconds, sound, damage })? + "\n"
     } else {
         let result = if places == 0 { done.to_owned() } else { format!("{} damaged", count(places as u64, "place")) };
         let (segments, messages) = (count(u64::from(*segments), "segment"), count(*messages, "message"));
@@ -156,20 +156,20 @@ fn problems(report: &RecoveryReport) -> impl Iterator<Item = String> {
     torn.chain(damage)
 }
 
-fn torn_json(torn: &Torn) -> JsonDamage<'_> {
+fn torn_json(torn: &Torn) -> LogDamage<'_> {
     let file = Some(format!("{:010}.log", torn.segment));
-    JsonDamage { kind: "torn_end", file, from: None, to: None, topic: None, messages: None }
+    LogDamage { kind: "torn_end", file, from: None, to: None, topic: None, messages: None }
 }
 
-fn damage_json(damage: &Damage) -> JsonDamage<'_> {
-    let none = JsonDamage { kind: "", file: None, from: None, to: None, topic: None, messages: None };
+fn damage_json(damage: &Damage) -> LogDamage<'_> {
+    let none = LogDamage { kind: "", file: None, from: None, to: None, topic: None, messages: None };
     let file = |segment: &u32| Some(format!("{segment:010}.log"));
     match damage {
         Damage::Bytes { segment, range } => {
-            JsonDamage { kind: "bytes", file: file(segment), from: Some(range.start), to: Some(range.end), ..none }
+            LogDamage { kind: "bytes", file: file(segment), from: Some(range.start), to: Some(range.end), ..none }
         }
-        Damage::Missing { segment } => JsonDamage { kind: "missing", file: file(segment), ..none },
-        Damage::Unknown { name, messages, .. } => JsonDamage {
+        Damage::Missing { segment } => LogDamage { kind: "missing", file: file(segment), ..none },
+        Damage::Unknown { name, messages, .. } => LogDamage {
             kind: "unknown_topic",
             topic: name.as_ref().map(mqueue::proto::TopicName::as_str),
             messages: Some(*messages),

@@ -23,7 +23,7 @@ use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::super::report::RecoveryReport;
 use super::super::segment::{Extent, SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
 use super::OpenError;
-use super::recover::{Access, LogRecovery, UNFINISHED_IMPORT, at, segment_numbers};
+use super::recover::{LogRecovery, RecoveryMode, UNFINISHED_IMPORT, at, segment_numbers};
 use crate::io_error::describe;
 
 /// Attempts to list and open the segments while none of them changes.
@@ -136,10 +136,10 @@ fn verify_pinned(path: &Path) -> Result<(RecoveryReport, Vec<Extent>, PinnedFile
         return Err(OpenError::UnfinishedImport(path.into()));
     }
     let pinned = PinnedFiles::pin(path).map_err(at(path))?;
-    let mut reading = LogRecovery::new(path, Access::ReadOnly(pinned))?;
+    let mut reading = LogRecovery::new(path, RecoveryMode::ReadOnly(pinned))?;
     reading.read_all()?;
-    let LogRecovery { files, mut report, replay, access, .. } = reading;
-    let Access::ReadOnly(pinned) = access else { unreachable!("the access was given above") };
+    let LogRecovery { files, mut report, replay, mode, .. } = reading;
+    let RecoveryMode::ReadOnly(pinned) = mode else { unreachable!("the mode was given above") };
     if let Some(newest) = files.last() {
         let is_write = |torn: &super::super::Torn| torn.segment == newest.number && pinned.is_completed(*newest);
         report.torn.retain(|torn| !is_write(torn));

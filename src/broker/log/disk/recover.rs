@@ -78,7 +78,7 @@ impl DiskLog {
         let lock = lock(path)?;
         let marker = path.join(UNFINISHED_IMPORT);
         if !marker.exists() {
-            let mut opening = LogRecovery::new(path, Access::Repair(options.sync))?;
+            let mut opening = LogRecovery::new(path, RecoveryMode::Repair(options.sync))?;
             opening.read_all()?;
             if opening.report.is_damaged() || !opening.replay.finish().0.topics.is_empty() {
                 return Err(OpenError::NotEmpty(path.into()));
@@ -126,7 +126,7 @@ impl DiskLog {
         begun: Instant,
     ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let path = &options.path;
-        let mut opening = LogRecovery::new(path, Access::Repair(options.sync))?;
+        let mut opening = LogRecovery::new(path, RecoveryMode::Repair(options.sync))?;
         opening.read_all()?;
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
@@ -248,14 +248,14 @@ fn segments(
 
 /// Whether reading a log may change its files.
 #[derive(Debug)]
-pub(super) enum Access {
+pub(super) enum RecoveryMode {
     /// Repairs ends of segments, and syncs unless the mode is [`SyncMode::Never`].
     Repair(SyncMode),
     /// Reads these files, and changes nothing.
     ReadOnly(PinnedFiles),
 }
 
-impl Access {
+impl RecoveryMode {
     fn is_read_only(&self) -> bool {
         matches!(self, Self::ReadOnly(_))
     }
@@ -303,7 +303,7 @@ pub(super) fn segment_numbers(path: &Path) -> io::Result<Vec<u32>> {
 /// A log while it is read.
 pub(super) struct LogRecovery<'a> {
     path: &'a Path,
-    pub(super) access: Access,
+    pub(super) mode: RecoveryMode,
     /// The segment files found, by number, with their headers if these are good.
     found: Vec<(u32, Option<SegmentHeader>)>,
     /// The segments read, with their good lengths.
@@ -317,14 +317,14 @@ pub(super) struct LogRecovery<'a> {
 }
 
 impl<'a> LogRecovery<'a> {
-    pub(super) fn new(path: &'a Path, access: Access) -> Result<Self, OpenError> {
-        if !access.is_read_only() {
+    pub(super) fn new(path: &'a Path, mode: RecoveryMode) -> Result<Self, OpenError> {
+        if !mode.is_read_only() {
             remove_unfinished_stripping(path).map_err(at(path))?;
         }
         let mut found = Vec::new();
-        for number in access.numbers(path).map_err(at(path))? {
+        for number in mode.numbers(path).map_err(at(path))? {
             let file_path = file_path(path, number);
-            let bytes = access.read(path, number, SEGMENT_HEADER_BYTES as u64).map_err(at(&file_path))?;
+            let bytes = mode.read(path, number, SEGMENT_HEADER_BYTES as u64).map_err(at(&file_path))?;
             match SegmentHeader::decode(&bytes) {
                 Err(BadHeader::OtherVersion) => return Err(OpenError::OtherVersion(file_path)),
                 header => found.push((number, header.ok().filter(|header| header.number == number))),
@@ -335,7 +335,7 @@ impl<'a> LogRecovery<'a> {
             found.iter().filter_map(|(_, header)| header.as_ref().and_then(has_damaged_copy)).collect();
         let report = RecoveryReport { damaged_header_copies, ..RecoveryReport::default() };
         let (files, damaged, newest, replay) = Default::default();
-        Ok(Self { path, access, found, files, damaged, newest, report, replay })
+        Ok(Self { path, mode, found, files, damaged, newest, report, replay })
     }
 
     pub(super) fn read_all(&mut self) -> Result<(), OpenError> {
@@ -343,7 +343,7 @@ impl<'a> LogRecovery<'a> {
             let (number, header) = self.found[n];
             self.check_missing(n, header);
             let path = file_path(self.path, number);
-            let bytes = self.access.read(self.path, number, u64::MAX).map_err(at(&path))?;
+            let bytes = self.mode.read(self.path, number, u64::MAX).map_err(at(&path))?;
             self.report.segments += 1;
             self.report.bytes += bytes.len() as u64;
             // a stripped segment has its end in its own header; the next segment's is older than
@@ -385,16 +385,16 @@ impl<'a> LogRecovery<'a> {
         let Some(header) = header else {
             if SegmentHeader::decode(bytes) == Err(BadHeader::Unwritten) && end.unwrap_or(0) == 0 {
                 self.report.torn.extend((length > 0).then_some(Torn { segment: number, bytes: length }));
-                return match self.access {
-                    Access::Repair(_) => fs::remove_file(file_path(self.path, number)),
-                    Access::ReadOnly(_) => Ok(()),
+                return match self.mode {
+                    RecoveryMode::Repair(_) => fs::remove_file(file_path(self.path, number)),
+                    RecoveryMode::ReadOnly(_) => Ok(()),
                 };
             }
             self.newest = None;
             self.files.push(Extent { number, end: 0 });
             self.damaged.push(number);
             self.report_damage(number, 0..bytes.len());
-            if !self.access.is_read_only() {
+            if !self.mode.is_read_only() {
                 keep_damaged(self.path, number);
             }
             return Ok(());
@@ -406,9 +406,9 @@ impl<'a> LogRecovery<'a> {
         let can_go_on = !is_damaged && header.end == 0 && good > header.length;
         self.newest = can_go_on.then_some((header, good));
         self.damaged.extend(is_damaged.then_some(number));
-        match &self.access {
-            Access::Repair(sync) => self.repair(number, bytes, good, is_damaged, *sync),
-            Access::ReadOnly(_) => Ok(()),
+        match &self.mode {
+            RecoveryMode::Repair(sync) => self.repair(number, bytes, good, is_damaged, *sync),
+            RecoveryMode::ReadOnly(_) => Ok(()),
         }
     }
 
