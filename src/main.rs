@@ -21,6 +21,7 @@ use self::commands::common::log_filter;
 use self::commands::common::stdout;
 use self::commands::refusal;
 use mqueue::cluster::QueueAction;
+use mqueue::io_error::without_numbers;
 
 /// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
@@ -133,5 +134,5 @@ fn print_clap_error(error: &clap::Error, typed: &[OsString]) -> ExitCode {
 
 #[allow(clippy::print_stderr, reason = "the one place that prints plain text to stderr")]
 fn print_error(error: &anyhow::Error) {
-    eprintln!("mqueue: {error:#}");
+    eprintln!("mqueue: {}", without_numbers(&format!("{error:#}")));
 }

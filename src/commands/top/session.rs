@@ -89,7 +89,7 @@ pub(super) async fn run(args: Args, cluster: ClusterApis, palette: Palette) -> a
     match ended {
         // a terminal that is gone: the signal that says so is on its way, or was ignored
         Err(error) => {
-            tracing::debug!("the terminal is gone: {error}");
+            tracing::debug!("the terminal is gone: {}", describe(&error));
             Ok(Exit::Success)
         }
         Ok(ended) => ended,

@@ -13,6 +13,7 @@ use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::schedule::Schedule;
 use mqueue::client::{Publisher, PublisherConfig};
+use mqueue::io_error::describe;
 use mqueue::shutdown::Shutdown;
 
 /// Timeout of publishing a letter.
@@ -138,7 +139,7 @@ impl ActionRun {
             Ok(()) => self.finish(batch),
             Err(error) => {
                 batch.into_iter().for_each(Letter::give_back);
-                self.failure = Some(format!("cannot print: {error}: what was not printed is still there"));
+                self.failure = Some(format!("cannot print: {}: what was not printed is still there", describe(&error)));
             }
         }
     }
