@@ -66,6 +66,7 @@ mod security;
 mod security_hostile;
 mod security_restarts;
 mod signals;
+mod silent_nsqd;
 mod simulate;
 mod sleeping;
 mod statistics;
