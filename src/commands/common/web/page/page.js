@@ -572,7 +572,8 @@
       const spans = [["10m", "10 minutes"], ["24h", "24 hours"]];
       this.buttons = spans.map(([span, label]) => button(label, () => this.choose(span), { "aria-pressed": String(span === this.span) }));
       this.spans = spans;
-      this.node = el("section", { "aria-label": "Charts" }, el("div", { class: "bar" }, ...this.buttons), el("div", { class: "charts" }, this.rates.node, this.depths.node));
+      this.full = el("p", { class: "warn" });
+      this.node = el("section", { "aria-label": "Charts" }, el("div", { class: "bar" }, ...this.buttons), this.full, el("div", { class: "charts" }, this.rates.node, this.depths.node));
       this.loaded = 0;
       this.values = undefined;
     }
@@ -591,6 +592,7 @@
       try {
         const [own, stream] = await Promise.all([get(this.target), this.isGroup ? get(this.stream) : undefined]);
         if (this.span !== span) return;
+        setText(this.full, own.full ? "No charts of this one: " + count(settings.max_series) + " streams and groups have some already, which is the most." : "");
         const most = span === "10m" ? 600 : 8640;
         const fit = (list) => Array(Math.max(0, most - list.length)).fill(null).concat(known(list));
         this.step = own.step * 1000;
