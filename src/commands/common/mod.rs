@@ -33,6 +33,7 @@ pub(crate) mod plot_file;
 pub(crate) mod precise_timer;
 pub(crate) mod query_params;
 pub(crate) mod queue_clients;
+pub(crate) mod queue_peek;
 pub(crate) mod queue_question;
 pub(crate) mod record_splitter;
 pub(crate) mod retry_stream;

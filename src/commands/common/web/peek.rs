@@ -16,9 +16,10 @@ use super::shown_body::ShownBody;
 use crate::commands::common::dead_letters::letters::matches;
 use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::query_params::QueryParams;
+use crate::commands::common::queue_peek::{QueuePlaces, first_messages};
 use crate::commands::common::worker_flags::dead_letters;
-use mqueue::client::{HttpError, Nsqd, PeekQuery, StatsFilter};
-use mqueue::cluster::{QueueAction, QueueTarget};
+use mqueue::client::{HttpError, Nsqd, StatsFilter};
+use mqueue::cluster::QueueTarget;
 use mqueue::proto::{PeekState, PeekedMessage};
 use mqueue::worker::DeadLetter;
 
@@ -65,27 +66,6 @@ impl ShownMessage {
     }
 }
 
-/// The brokers that have a queue.
-struct QueuePlaces {
-    /// mqueue's brokers.
-    brokers: Vec<Nsqd>,
-    /// The addresses of nsqds.
-    nsqds: Vec<String>,
-}
-
-impl WebPage {
-    async fn places(&self, target: &QueueTarget) -> QueuePlaces {
-        let state = self.cluster.observe(&StatsFilter::default().with_topic(&target.stream)).await;
-        let is_embedded = |api: &Nsqd| {
-            let stats = state.nsqds.iter().find(|nsqd| nsqd.api.to_string() == api.to_string());
-            stats.and_then(|nsqd| nsqd.stats()).is_some_and(|stats| stats.index_bytes.is_some())
-        };
-        let all = state.places(QueueAction::Pause, target).into_iter().map(|(nsqd, _)| nsqd.clone());
-        let (brokers, nsqds): (Vec<Nsqd>, Vec<Nsqd>) = all.partition(is_embedded);
-        QueuePlaces { brokers, nsqds: nsqds.iter().map(ToString::to_string).collect() }
-    }
-}
-
 /// Answers with the first messages of a stream or group, in one state.
 pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
     let params = QueryParams::parse(&uri, &["target", "state", "limit"])?;
@@ -93,10 +73,10 @@ pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> Requ
     let limit = params.number("limit", 1..=MAX_MESSAGES)?.unwrap_or(MESSAGES);
     let state = params.get("state").map(str::parse::<PeekState>).transpose();
     let state = state.map_err(RequestError::unprocessable)?.unwrap_or(PeekState::Waiting);
-    let query = query(&target, state, limit as usize).with_max_body(MAX_BODY);
-    let QueuePlaces { brokers, nsqds } = page.places(&target).await;
+    let query = first_messages(&target, state, limit as usize).with_max_body(MAX_BODY);
+    let QueuePlaces { brokers, nsqds, mut errors } = QueuePlaces::find(&page.cluster, &target).await;
     let answers = join_all(brokers.iter().map(|nsqd| nsqd.peek(&query))).await;
-    let (mut messages, mut errors) = (Vec::new(), Vec::new());
+    let mut messages = Vec::new();
     for (nsqd, answer) in brokers.iter().zip(answers) {
         match answer {
             Ok(found) => messages.extend(found.messages.into_iter().map(|it| ShownMessage::new(it, nsqd))),
@@ -104,13 +84,6 @@ pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> Requ
         }
     }
     Ok(json(&json!({ "messages": messages, "nsqds": nsqds, "errors": errors })))
-}
-
-fn query(target: &QueueTarget, state: PeekState, limit: usize) -> PeekQuery {
-    match &target.group {
-        Some(group) => PeekQuery::of_group(target.stream.clone(), group.clone(), state).with_limit(limit),
-        None => PeekQuery::of_stream(target.stream.clone()).with_limit(limit),
-    }
 }
 
 /// Answers with the dead letters of a stream that match, if every nsqd that has some can show them.
@@ -123,7 +96,7 @@ pub(super) async fn letters(State(page): State<Arc<WebPage>>, uri: Uri) -> Reque
     }
     let dead = dead_letters(&stream, None).map_err(|failure| RequestError::unprocessable(failure.line))?;
     let dead = QueueTarget::new(dead, None);
-    let QueuePlaces { brokers, nsqds } = page.places(&dead).await;
+    let QueuePlaces { brokers, nsqds, .. } = QueuePlaces::find(&page.cluster, &dead).await;
     if !nsqds.is_empty() {
         let line = format!("nsqd at {} shows no message without delivering it", nsqds.join(", "));
         return Err(RequestError::new(StatusCode::CONFLICT, line));
@@ -160,7 +133,7 @@ impl LetterSearch<'_> {
         };
         let place = QueueTarget::new(dead.stream.clone(), group);
         for state in states {
-            let mut query = query(&place, *state, MAX_LISTED);
+            let mut query = first_messages(&place, *state, MAX_LISTED);
             loop {
                 let found = broker.peek(&query).await?;
                 found.messages.into_iter().for_each(|message| self.take(message));
