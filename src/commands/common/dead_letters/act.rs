@@ -88,6 +88,10 @@ pub(crate) async fn run(
             break;
         }
         run.take(batch, action, letters, shutdown).await;
+        // it is known how many there were, and all others would be passed over in vain
+        if selection.only.is_some() {
+            break;
+        }
     }
     let parts = letters.incomplete();
     if action == LetterAction::Drop && has_seen_all {
