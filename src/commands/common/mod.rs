@@ -35,6 +35,7 @@ pub(crate) mod query_params;
 pub(crate) mod queue_clients;
 pub(crate) mod queue_question;
 pub(crate) mod record_splitter;
+pub(crate) mod recording;
 pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;
