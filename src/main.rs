@@ -80,6 +80,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Web(args) => commands::web::run(args.0).await,
             CliCommand::Peek(args) => commands::peek::run(args.0).await,
             CliCommand::Tail(args) => commands::tail::run(args.0).await,
+            CliCommand::Record(args) => commands::record::run(args.0).await,
+            CliCommand::Replay(args) => commands::replay::run(args.0).await,
             CliCommand::Ls(args) => commands::ls::run(args.0).await,
             CliCommand::Top(args) => commands::top::run(args.0).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.0.action).await,

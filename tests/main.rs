@@ -60,6 +60,7 @@ mod peek;
 mod pipe;
 mod pipeline;
 mod print;
+mod record;
 mod remedies;
 mod retry;
 mod security;

@@ -36,6 +36,7 @@ pub(crate) mod queue_clients;
 pub(crate) mod queue_peek;
 pub(crate) mod queue_question;
 pub(crate) mod record_splitter;
+pub(crate) mod recording;
 pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;
