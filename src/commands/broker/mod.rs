@@ -10,6 +10,7 @@ mod inspect;
 mod log_level;
 mod nsqd_args;
 mod page;
+mod passed_sockets;
 mod security_args;
 mod statistics_args;
 
@@ -45,9 +46,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
     let config = args.config().map_err(|e| Failure::new(Exit::Usage, e))?;
     let tls = config.tls.clone();
-    let (http, https) = (args.http_addresses(), args.security.https_addresses());
-    let listening = BoundAddresses::bind(&args.tcp_address, &http, &https).await;
-    let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
+    let listening = listen(&args).await?;
     let broker = open(&args, config)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone().filter(|host| !host.is_empty());
@@ -70,6 +69,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     server.run(shutdown.draining.clone()).await;
     notifier.stopping();
     Ok(Exit::Success)
+}
+
+/// Listens on the sockets that systemd passed, or else on the addresses of the flags.
+async fn listen(args: &Args) -> Result<BoundAddresses, Failure> {
+    let (http, https) = (args.http_addresses(), args.security.https_addresses());
+    if let Some(passed) = passed_sockets::take(&[&args.tcp_address, &http, &https])? {
+        return Ok(passed);
+    }
+    let bound = BoundAddresses::bind(&args.tcp_address, &http, &https).await;
+    bound.map_err(|e| Failure::new(Exit::Failure, e))
 }
 
 /// Reads the certificate and its key again on each SIGHUP.
