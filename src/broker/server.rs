@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accept_gate::{AcceptGate, GatedListener};
 use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
@@ -175,6 +176,8 @@ pub struct BrokerServer {
     /// The HTTP API's protection from web pages. Requests may name this machine, the broadcast
     /// address and the hosts that are listened on.
     pub guard: BrowserGuard,
+    /// The gate of all listeners.
+    pub gate: AcceptGate,
 }
 
 /// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
@@ -255,18 +258,19 @@ impl BrokerServer {
         };
         let guard = hosts.iter().chain([&identity.broadcast_address]);
         let guard = guard.fold(BrowserGuard::default(), |guard, host| guard.with_host(host));
-        Self { broker: Arc::new(broker), identity, tcp, http, https, guard }
+        Self { broker: Arc::new(broker), identity, tcp, http, https, guard, gate: AcceptGate::default() }
     }
 
     /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, mut tcp, mut http, mut https, guard } = self;
+        let Self { broker, identity, mut tcp, mut http, mut https, guard, gate } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
             tcp.iter_mut().chain(&mut http).chain(&mut https).filter_map(|bound| bound.file.take()).collect();
         for bound in tcp {
-            tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
+            let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
+            tasks.spawn(tcp::serve(broker.clone(), accepting, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
         let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
         let config = broker.config();
@@ -281,7 +285,8 @@ impl BrokerServer {
                 BrokerListener::Unix(_) => guard.clone().with_any_host(),
             };
             let settings = http::settings(guard, tls);
-            tasks.spawn(http::serve(router.clone(), bound.listener, settings, places, stop, tasks.clone()))
+            let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
+            tasks.spawn(http::serve(router.clone(), accepting, settings, places, stop, tasks.clone()))
         };
         for bound in http {
             serve(&plain_router, bound, None);

@@ -1,7 +1,8 @@
 //! Listeners that systemd passes: the broker's sockets outlive its process.
 //!
 //! A socket is for what its unit names it (`FileDescriptorName=tcp`, `http` or `https`), otherwise
-//! for what its port or path is in `--tcp-address`, `--http-address` or `--https-address`.
+//! for what its port or path is in `--tcp-address`, `--http-address` or `--https-address`. Another
+//! Unix socket is for NSQ's protocol.
 
 use std::fmt;
 use std::path::Path;
@@ -97,7 +98,8 @@ fn useless(socket: &impl fmt::Display) -> String {
 
 fn use_by_address(place: &BoundPlace, flags: &FlagAddresses<'_>) -> Option<ListenerUse> {
     let named = |addresses: &&[ListenAddress]| addresses.iter().any(|address| is_at(place, address));
-    USES.into_iter().zip(flags).find(|(_, addresses)| named(addresses)).map(|(of, _)| of)
+    let by_flag = USES.into_iter().zip(flags).find(|(_, addresses)| named(addresses)).map(|(of, _)| of);
+    by_flag.or_else(|| matches!(place, BoundPlace::Unix(_)).then_some(ListenerUse::Tcp))
 }
 
 /// True for the same port, whatever the host, or the same path.
@@ -124,7 +126,7 @@ mod tests {
             (BoundPlace::Tcp("127.0.0.1:4152".parse().unwrap()), None),
             (BoundPlace::Unix("/run/a.sock".into()), Some(ListenerUse::Tcp)),
             (BoundPlace::Unix("/run/b.sock".into()), Some(ListenerUse::Http)),
-            (BoundPlace::Unix("/run/c.sock".into()), None),
+            (BoundPlace::Unix("/run/c.sock".into()), Some(ListenerUse::Tcp)),
         ] {
             assert_eq!(use_by_address(&bound, &flags), expected, "{bound}");
         }
