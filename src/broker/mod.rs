@@ -10,6 +10,7 @@
 //! A connection reads, decodes all complete commands, and executes them under one lock; then it
 //! writes its outbox. No lock is held while anything waits.
 
+pub mod accept_gate;
 pub mod auth;
 pub mod config;
 mod descriptors;

@@ -15,7 +15,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Listener on a TCP port or a Unix socket.
 #[derive(Debug)]
-pub enum BrokerListener {
+pub(super) enum BrokerListener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix socket.

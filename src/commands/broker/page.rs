@@ -44,7 +44,7 @@ pub(crate) struct PageArgs {
 pub(super) async fn bind(args: &Args, server: &BrokerServer) -> Result<Option<WebServer>, Failure> {
     let Some(listen) = &args.page.web else { return Ok(None) };
     let usage = |line: String| Failure::new(Exit::Usage, line);
-    let Some(http) = server.http.iter().find_map(|bound| bound.address) else {
+    let Some(http) = server.http.iter().find_map(|bound| bound.address()) else {
         return Err(usage("--web needs the HTTP API on a TCP address: name it with --http-address".to_owned()));
     };
     let nsqd = reachable(http).to_string().parse().map_err(|error| usage(format!("{error}")))?;
