@@ -11,6 +11,8 @@ pub(crate) mod consumer;
 pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+#[cfg(test)]
+mod documentation_tests;
 pub(crate) mod errors;
 pub(crate) mod examples;
 #[cfg(test)]
@@ -25,6 +27,8 @@ pub(crate) mod on_demand;
 pub(crate) mod peek;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
+#[cfg(test)]
+mod reference_tests;
 pub(crate) mod refusal;
 pub(crate) mod send;
 pub(crate) mod simulate;
