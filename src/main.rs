@@ -33,6 +33,9 @@ fn note_closed_stdout() {
 
 fn main() -> ExitCode {
     let words = command_line::in_our_spelling(std::env::args_os().collect());
+    if let Some(exit) = commands::completions::answer(&words) {
+        return exit;
+    }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         Err(error) => return print_clap_error(&cli::grouped_by_task(error), &words),
@@ -77,6 +80,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Wakeup(args) => commands::wakeup::run(args.0).await,
             CliCommand::Doctor(args) => commands::doctor::run(args.0).await,
             CliCommand::Context(args) => commands::context::run(args.0),
+            CliCommand::Completions(args) => commands::completions::run(&args.0),
+            CliCommand::Man(args) => commands::man::run(&args.0),
             CliCommand::Web(args) => commands::web::run(args.0).await,
             CliCommand::Peek(args) => commands::peek::run(args.0).await,
             CliCommand::Tail(args) => commands::tail::run(args.0).await,
