@@ -60,6 +60,7 @@ mod peek;
 mod pipe;
 mod pipeline;
 mod print;
+mod prove;
 mod remedies;
 mod retry;
 mod security;

@@ -12,7 +12,7 @@ use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
     admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
-    send, simulate, stage, tail, top, wakeup, web, worker,
+    prove, send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -69,6 +69,7 @@ pub(crate) enum CliCommand {
     Errors(OnDemand<errors::args::Args>),
     Bench(OnDemand<bench::args::Args>),
     Simulate(OnDemand<simulate::args::Args>),
+    Prove(OnDemand<prove::args::Args>),
     Broker(OnDemand<broker::args::Args>),
     Demo(OnDemand<demo::args::Args>),
 }
@@ -85,7 +86,7 @@ const TASKS: [(&str, &[&str]); 6] = [
             "errors",
         ],
     ),
-    ("Measure", &["bench", "simulate"]),
+    ("Measure", &["bench", "simulate", "prove"]),
     ("Broker", &["broker", "demo"]),
 ];
 

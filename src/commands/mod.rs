@@ -22,6 +22,7 @@ pub(crate) mod on_demand;
 pub(crate) mod peek;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
+pub(crate) mod prove;
 pub(crate) mod refusal;
 pub(crate) mod send;
 pub(crate) mod simulate;
