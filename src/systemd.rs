@@ -21,6 +21,8 @@ use sd_notify::NotifyState;
 use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
+use crate::io_error::describe;
+
 /// A socket that systemd passed.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -195,7 +197,7 @@ impl Notifier {
 
     fn notify(self, state: NotifyState<'_>) {
         if let Err(e) = sd_notify::notify(&[state]) {
-            tracing::debug!("cannot notify systemd: {e}");
+            tracing::debug!("cannot notify systemd: {}", describe(&e));
         }
     }
 }

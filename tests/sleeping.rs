@@ -83,6 +83,11 @@ fn the_units_are_sound_and_hardened() {
 }
 
 #[test]
+fn every_daemon_runs_as_a_unit() {
+    inside("daemons-run");
+}
+
+#[test]
 fn systemd_socket_activate_wakes_a_consumer() {
     needs!("nsqd");
     inside("socket-activate");

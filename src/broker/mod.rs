@@ -44,6 +44,7 @@ use self::state::{
     BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings, StatsSelection,
 };
 pub use self::statsd::StatsdSettings;
+use crate::io_error::describe;
 use crate::proto::stats::TopicStats;
 use crate::proto::{Bodies, ChannelName, List, TopicName};
 
@@ -196,7 +197,7 @@ impl Broker {
                 Ok(true) => tokio::time::sleep(COMPACTION_PAUSE).await,
                 Ok(false) => self.await_compaction(next).await,
                 Err(error) => {
-                    tracing::error!(%error, "compaction of the log failed; retrying later");
+                    tracing::error!(error = %describe(&error), "compaction of the log failed; retrying later");
                     self.await_compaction(next).await;
                 }
             }

@@ -21,8 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[group(skip)]
 #[command(next_help_heading = "Page")]
 pub(crate) struct PageArgs {
-    /// Serve the page of `mqueue web` on this address, or on 127.0.0.1:4180 without a value
-    /// [default: no page]
+    /// Serve the page of `mqueue web` on this address, or on 127.0.0.1:4180 without a value; with
+    /// --tls-cert, over TLS [default: no page]
     #[arg(
         long,
         env = "MQUEUE_WEB",
@@ -57,7 +57,7 @@ pub(super) async fn bind(args: &Args, server: &BrokerServer) -> Result<Option<We
         interval: INTERVAL,
         access: args.page.access.clone(),
         guard: args.http_guard.extend(BrowserGuard::default()),
-        tls: None,
+        tls: args.security.page_tls().map_err(|error| usage(error.to_string()))?,
     };
     WebServer::bind(listen, settings).await.map(Some)
 }

@@ -123,7 +123,8 @@ struct PlayedWorld {
     with_kills: bool,
     sleeps: u64,
     wakes: u64,
-    told: Vec<String>,
+    /// The events so far, with the states before them.
+    told: Vec<(u64, Happening, Unit, Unit, Link)>,
 }
 
 impl PlayedWorld {
@@ -188,7 +189,7 @@ impl PlayedWorld {
         }
         while let Some(std::cmp::Reverse((at, _, happening))) = self.events.pop() {
             self.now = self.now.max(at);
-            self.told.push(format!("{at:>6} {happening:?} {:?} {:?} {:?}", self.broker, self.consumer, self.link));
+            self.told.push((at, happening, self.broker, self.consumer, self.link));
             self.happens(happening);
             if self.events.len() > 10_000 || at > 600_000 {
                 return Err("it does not come to rest".to_owned());
@@ -549,7 +550,7 @@ fn no_message_is_lost_or_late_however_broker_and_consumer_sleep() {
         let mut world = PlayedWorld::new(seed);
         if let Err(why) = world.play() {
             let last = world.told.len().saturating_sub(80);
-            panic!("seed {seed}: {why}\n{}", world.told[last..].join("\n"));
+            panic!("seed {seed}: {why}\n{:#?}", &world.told[last..]);
         }
         messages += world.messages.len();
         (sleeps, wakes) = (sleeps + world.sleeps, wakes + world.wakes);
