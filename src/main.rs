@@ -33,6 +33,9 @@ fn note_closed_stdout() {
 
 fn main() -> ExitCode {
     let words = command_line::in_our_spelling(std::env::args_os().collect());
+    if let Some(exit) = commands::completions::answer(&words) {
+        return exit;
+    }
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         Err(error) => return print_clap_error(&cli::grouped_by_task(error), &words),
@@ -69,6 +72,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Stage(args) => commands::stage::run(args.0).await,
             CliCommand::Pipeline(args) => commands::pipeline::run(args.0).await,
             CliCommand::Simulate(args) => commands::simulate::run(args.0).await,
+            CliCommand::Prove(args) => commands::prove::run(args.0).await,
             CliCommand::Node(args) => commands::node::run(args.0).await,
             CliCommand::Bench(args) => commands::bench::run(args.0).await,
             CliCommand::Errors(args) => commands::errors::run(args.0).await,
@@ -77,6 +81,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Wakeup(args) => commands::wakeup::run(args.0).await,
             CliCommand::Doctor(args) => commands::doctor::run(args.0).await,
             CliCommand::Context(args) => commands::context::run(args.0),
+            CliCommand::Completions(args) => commands::completions::run(&args.0),
+            CliCommand::Man(args) => commands::man::run(&args.0),
             CliCommand::Web(args) => commands::web::run(args.0).await,
             CliCommand::Peek(args) => commands::peek::run(args.0).await,
             CliCommand::Tail(args) => commands::tail::run(args.0).await,

@@ -5,14 +5,14 @@ use std::fmt::Write;
 
 use clap::builder::StyledStr;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use super::common::context::ContextName;
 use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
-    admin, bench, broker, consumer, context, demo, doctor, errors, gateway, ingest, ls, node, peek, pipeline, producer,
-    record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
+    admin, bench, broker, completions, consumer, context, demo, doctor, errors, gateway, ingest, ls, man, node, peek,
+    pipeline, producer, prove, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -71,12 +71,15 @@ pub(crate) enum CliCommand {
     Errors(OnDemand<errors::args::Args>),
     Bench(OnDemand<bench::args::Args>),
     Simulate(OnDemand<simulate::args::Args>),
+    Prove(OnDemand<prove::args::Args>),
     Broker(OnDemand<broker::args::Args>),
     Demo(OnDemand<demo::args::Args>),
+    Completions(OnDemand<completions::args::Args>),
+    Man(OnDemand<man::args::Args>),
 }
 
 /// The commands by task, in the order of the README's table.
-const TASKS: [(&str, &[&str]); 6] = [
+pub(crate) const TASKS: [(&str, &[&str]); 7] = [
     ("Publish", &["producer", "ingest", "send"]),
     ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
@@ -87,8 +90,9 @@ const TASKS: [(&str, &[&str]); 6] = [
             "context", "doctor", "errors",
         ],
     ),
-    ("Measure", &["bench", "simulate"]),
+    ("Measure", &["bench", "simulate", "prove"]),
     ("Broker", &["broker", "demo"]),
+    ("Set up", &["completions", "man"]),
 ];
 
 /// Returns the command line with the flags of all subcommands.
@@ -118,7 +122,7 @@ fn help_template(cli: &clap::Command) -> StyledStr {
         let _ = write!(template, "\n{header}{task}:{header:#}\n");
         for name in names {
             let about = cli.find_subcommand(name).and_then(clap::Command::get_about).cloned().unwrap_or_default();
-            let _ = writeln!(template, "  {literal}{name:8}{literal:#}  {about}");
+            let _ = writeln!(template, "  {literal}{name:11}{literal:#}  {about}");
         }
     }
     let _ = write!(template, "\n{header}Options:{header:#}\n{{options}}\n\n");
@@ -127,6 +131,34 @@ fn help_template(cli: &clap::Command) -> StyledStr {
         "{literal}mqueue COMMAND --help{literal:#} shows every flag, its environment variable and default."
     );
     template
+}
+
+/// Returns the value of an argument as the help shows it; `None` for a flag without one.
+pub(crate) fn shown_value(arg: &Arg) -> Option<String> {
+    if !arg.get_action().takes_values() {
+        return None;
+    }
+    let names = arg.get_value_names().unwrap_or_default();
+    let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let value = if names.is_empty() { arg.get_id().as_str().to_uppercase() } else { names.join(" ") };
+    let is_repeated = arg.is_positional() && arg.get_num_args().is_some_and(|range| range.max_values() > 1);
+    let value = if is_repeated { format!("{value}...") } else { value };
+    Some(value)
+}
+
+/// Returns the default of an argument that its help text does not name.
+pub(crate) fn default_value(arg: &Arg) -> Option<String> {
+    let values: Vec<String> =
+        arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let is_shown = arg.get_action().takes_values() && !arg.is_hide_default_value_set() && !values.is_empty();
+    is_shown.then(|| values.join(", "))
+}
+
+/// Returns the default and the variable of an argument.
+pub(crate) fn notes(arg: &Arg) -> Vec<String> {
+    let default = default_value(arg).map(|value| format!("default: {value}"));
+    let variable = arg.get_env().map(|name| format!("env: {}", name.to_string_lossy()));
+    default.into_iter().chain(variable).collect()
 }
 
 #[cfg(test)]
@@ -159,7 +191,7 @@ mod tests {
     fn every_command_has_a_line_of_help_and_a_longer_description() {
         for command in own_commands(&whole_command_line()) {
             let (name, about) = (command.get_name(), command.get_about().map(ToString::to_string).unwrap_or_default());
-            assert!(!about.is_empty() && about.len() <= 68, "{name}: {} characters: {about}", about.len());
+            assert!(!about.is_empty() && about.len() <= 65, "{name}: {} characters: {about}", about.len());
             let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
             assert!(long.len() > about.len(), "{name} has no long description: {long}");
         }

@@ -6,23 +6,31 @@ pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod cli;
 pub(crate) mod common;
+pub(crate) mod completions;
 pub(crate) mod consumer;
 pub(crate) mod context;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+#[cfg(test)]
+mod documentation_tests;
 pub(crate) mod errors;
+pub(crate) mod examples;
 #[cfg(test)]
 mod flag_tests;
 pub(crate) mod gateway;
 pub(crate) mod ingest;
 pub(crate) mod ls;
+pub(crate) mod man;
 pub(crate) mod named_brokers;
 pub(crate) mod node;
 pub(crate) mod on_demand;
 pub(crate) mod peek;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
+pub(crate) mod prove;
 pub(crate) mod record;
+#[cfg(test)]
+mod reference_tests;
 pub(crate) mod refusal;
 pub(crate) mod replay;
 pub(crate) mod send;

@@ -90,9 +90,12 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Unpause(args) => Some(&mut args.action.broker),
         CliCommand::Empty(args) => Some(&mut args.action.broker),
         CliCommand::Delete(args) => Some(&mut args.action.broker),
-        CliCommand::Context(_)
+        CliCommand::Completions(_)
+        | CliCommand::Man(_)
+        | CliCommand::Context(_)
         | CliCommand::Demo(_)
         | CliCommand::Broker(_)
+        | CliCommand::Prove(_)
         | CliCommand::Send(_)
         | CliCommand::Worker(_) => None,
     }

@@ -6,6 +6,8 @@ use std::ops::{Deref, DerefMut};
 use clap::error::Error;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+use super::examples;
+
 /// The flags of a subcommand. Its [`Command`] has no flags and no description until it is built,
 /// or [`Command::build`] is called for the whole program.
 #[derive(Debug)]
@@ -13,7 +15,7 @@ pub(crate) struct OnDemand<T>(pub(crate) T);
 
 impl<T: Args> Args for OnDemand<T> {
     fn augment_args(command: Command) -> Command {
-        command.defer(T::augment_args)
+        command.defer(|command| examples::add_to_help(T::augment_args(command)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -80,6 +80,14 @@ impl Tmux {
         tmux
     }
 
+    /// Runs a shell command.
+    pub fn command(command: &str, (width, height): (u16, u16)) -> Self {
+        let tmux = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let (width, height) = (width.to_string(), height.to_string());
+        tmux.run(&["-f", "/dev/null", "-u", "new-session", "-d", "-x", &width, "-y", &height, command]);
+        tmux
+    }
+
     /// Returns the screen's lines.
     pub fn screen(&self) -> String {
         self.run(&["capture-pane", "-p"])

@@ -61,6 +61,9 @@ pub(crate) enum BrokerCommand {
 /// Messages are in a log on disk before a producer gets OK, so a crash of the broker loses none.
 /// Clients of nsqd, nsqadmin and nsqlookupd work with it. Flags are named as nsqd's and have its
 /// defaults.
+///
+/// Exit code: 0; 1 if the log cannot be used or an address cannot be listened on; 2 for invalid
+/// flags or settings.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(args_override_self = true, args_conflicts_with_subcommands = true)]

@@ -27,6 +27,32 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    /// All codes, in their order.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Success,
+        Self::Failure,
+        Self::Usage,
+        Self::Warnings,
+        Self::Errors,
+        Self::NothingDone,
+        Self::Unavailable,
+        Self::Interrupted,
+    ];
+
+    /// Returns the meaning of a code, for the manual.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::Success => "Everything was done.",
+            Self::Failure => "Something was not done: stderr says what.",
+            Self::Usage => "The arguments, a variable or a file of settings do not make sense.",
+            Self::Warnings => "`doctor` found warnings, and nothing worse.",
+            Self::Errors => "`doctor` found errors.",
+            Self::NothingDone => "Nothing was done, and something failed: a run in which every message failed.",
+            Self::Unavailable => "No broker is available, or the program could not reach any for its whole timeout.",
+            Self::Interrupted => "Ended by a second signal; unfinished work was requeued or given up.",
+        }
+    }
+
     /// Returns the code of a run that ended by itself: `NothingDone` if messages failed and none
     /// was done, so that a script that checks only the code notices. With one message done the run
     /// is a success: the others were retried or are dead letters, as requested.

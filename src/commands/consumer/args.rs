@@ -18,6 +18,10 @@ use mqueue::proto::{ChannelName, TopicName};
 ///
 /// Every group receives every message of a stream; the consumers of a group share them. A message
 /// leaves the queue only when its handler is done with it.
+///
+/// Exit code: 0; 1 if standard output is lost; 2 for invalid flags or settings; 5 if no message was
+/// done and some failed; 69 if no nsqd could be reached for the whole --timeout; 130 after a second
+/// Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
@@ -58,12 +62,12 @@ pub(crate) struct Args {
     /// Handlers that run at once; for pipe, messages that its command may hold. No effect on print,
     /// file, unix and forward, which take messages in batches [default: the number of CPUs, 100 for
     /// pipe]
-    #[arg(long, help_heading = "ConsumerTuning", env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_CONCURRENCY", value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     pub concurrency: Option<u32>,
 
     /// Messages in flight at once, over all nsqds [default: 1000 for print, file, unix and forward,
     /// otherwise --concurrency]
-    #[arg(long, help_heading = "ConsumerTuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     #[command(flatten)]
@@ -95,7 +99,7 @@ pub(crate) enum CreateTries {
 /// The work for each message.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "HandlerArgs")]
+#[command(next_help_heading = "Handler")]
 pub(crate) struct HandlerArgs {
     /// Handler of each message: print, exec:CMD, pipe:CMD, http://…, https://…, file:PATH,
     /// unix:PATH, forward:STREAM, sleep:20ms..50ms
@@ -129,7 +133,7 @@ pub(crate) struct HandlerArgs {
 /// Settings of the consumer's connection and its exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "ConsumerTuning")]
+#[command(next_help_heading = "Tuning")]
 pub(crate) struct ConsumerTuning {
     /// Message timeout to ask nsqd for; a message is touched while its handler runs [default:
     /// nsqd's, 60s]

@@ -8,7 +8,9 @@ use crate::commands::common::values::whole;
 /// Show publishing, consuming, sleeping and waking in twenty seconds
 ///
 /// Runs a broker in this process with two groups: one is awake, the other sleeps and is woken by
-/// its socket. Exit code: 0 if both groups handled every message, 1 if one was lost.
+/// its socket.
+///
+/// Exit code: 0 if both groups handled every message, 1 if one was lost.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -10,9 +10,10 @@ use crate::commands::common::values::duration;
 ///
 /// Looks at brokers, queues, sockets and systemd units, and prints one line for each finding.
 /// Changes nothing and wakes no consumer.
+///
+/// Exit code: 0 if all is well, 3 if there is a warning, 4 if there is an error, 69 if no broker answers.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(after_help = "Exit code, by the worst finding: 0 all is well, 3 a warning, 4 an error, 69 no broker answers")]
 pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]

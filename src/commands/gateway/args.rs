@@ -16,6 +16,9 @@ use mqueue::proto::HostPort;
 /// GET /streams/S/groups/G/jobs answers with a stream of jobs, one line of JSON each. POST
 /// /jobs/TOKEN/done (retry, drop, touch) answers a job. The jobs of a worker that disconnects are
 /// requeued. /openapi.json describes the API.
+///
+/// Exit code: 0; 1 if the address cannot be listened on; 2 for invalid flags or files;
+/// 130 after a second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -9,11 +9,14 @@ use crate::commands::common::values::whole;
 use mqueue::net::Endpoint;
 use mqueue::proto::{HostPort, TopicName};
 
-/// Publish a feed from sockets: a message a line, or a message a packet
+/// Publish a feed from sockets: a message a line or packet
 ///
 /// A stream's sender is slowed down while nsqd is slow or unreachable. When the sender ends its
 /// side, the answer `OK 500` says that 500 lines are published. On SIGTERM everything read is
 /// published before the exit. Sockets may be passed by systemd.
+///
+/// Exit code: 0; 1 if an address cannot be listened on; 2 for invalid flags; 5 if nothing was
+/// published and something failed; 130 after a second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -19,6 +19,9 @@ use mqueue::proto::{ChannelName, TopicName};
 /// Start any number of nodes. The node that holds the fleet's one token generates an event every
 /// interval (`UUID TIMESTAMP EPOCH SEQUENCE`), the others handle events. When the generator dies,
 /// another node takes over within twice the ping interval.
+///
+/// Exit code: 0; 1 if the address cannot be listened on; 2 for invalid flags or settings; 130 after a
+/// second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -11,7 +11,9 @@ use crate::commands::send::args::Rate;
 ///
 /// Each hop is a process: a sender feeds `mqueue ingest` over a Unix socket; stages work on each
 /// message and pass it on; at the end every message is accounted for. Runs on a broker in this
-/// process unless an nsqd is named. Exit code: 0 if no message was lost, 1 if one was.
+/// process unless an nsqd is named.
+///
+/// Exit code: 0 if no message was lost, 1 if one was.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -23,8 +23,9 @@ use mqueue::proto::TopicName;
 /// pipe, a socket or a file is the input, unless --generate, --tasks, --payload-keys, --count,
 /// --rate, --interval or --duration (or its variable) asks for generated events.
 ///
-/// A message counts as published when nsqd has acknowledged it. Exit code: 0 if all were
-/// acknowledged, 1 if one was not, 69 if there is no broker.
+/// A message counts as published when nsqd has acknowledged it.
+///
+/// Exit code: 0 if all were acknowledged, 1 if one was not, 69 if there is no broker.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
@@ -145,7 +146,7 @@ pub(crate) struct InputArgs {
 /// Report, timeouts and exit.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "ProducerTuning")]
+#[command(next_help_heading = "Tuning")]
 pub(crate) struct ProducerTuning {
     /// Format of the report at the end: text on stderr, json on stdout
     #[arg(long, env = "MQUEUE_REPORT", value_enum, default_value_t = SummaryFormat::Text)]

@@ -67,7 +67,7 @@ pub(crate) struct Args {
     pub verbose: bool,
 
     /// Format of the report, on stdout: text, or json (a line every second and one at the end)
-    #[arg(long, help_heading = "ReportFormat", value_enum, default_value = "text")]
+    #[arg(long, help_heading = "Report", value_enum, default_value = "text")]
     pub report: ReportFormat,
 
     /// The same as --report json

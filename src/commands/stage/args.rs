@@ -13,11 +13,14 @@ use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::handler::{HandlerSpec, Schema};
 use mqueue::proto::{ChannelName, TopicName};
 
-/// Run one hop of a pipeline: consume, do the work, pass the result on
+/// Run one hop of a pipeline: consume, work, pass the result on
 ///
 /// A message leaves this hop's stream only when the next hop has its result: nsqd's OK, the OK of a
 /// Unix socket's answer, or a 2xx. While the next hop is unreachable the stage waits, and uses up
 /// no tries. Stages may be stopped, replaced and started at any time.
+///
+/// Exit code: 0; 2 for invalid flags or settings; 5 if no message was done and some failed; 69 if no
+/// nsqd could be reached for the whole --timeout; 130 after a second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

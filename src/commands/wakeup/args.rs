@@ -13,6 +13,9 @@ use mqueue::proto::HostPort;
 ///
 /// Group G is woken through G.sock or G in a socket folder; a group with several consumers through
 /// G@1.sock, G@2.sock ….
+///
+/// Exit code: 0; 1 with --once if there is no socket to poke; 2 for invalid flags; 69 with --once if no
+/// broker answers.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -14,6 +14,8 @@ use mqueue::proto::HostPort;
 /// The figures of `mqueue ls`, live, with charts of the last 24 hours. Read-only, unless
 /// --allow-actions and a file of tokens allow pausing, emptying and deleting. Every action is
 /// logged with the name of its token.
+///
+/// Exit code: 0; 1 if the address cannot be listened on; 2 for invalid flags or files.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {

@@ -21,6 +21,9 @@ pub(crate) const GROUP: &str = "workers";
 /// Without --handler it prints each job (n=1 p=1 counter=…), pauses and marks it done: a worker for
 /// first tries. A job leaves the queue when its work is done; jobs in progress at the end are
 /// requeued.
+///
+/// Exit code: 0; 1 if the gateway refuses the worker, or standard output is lost; 2 for invalid
+/// flags or files; 5 if no job was done and some failed; 130 after a second Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
