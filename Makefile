@@ -86,6 +86,9 @@ uninstall: ## remove the program and its units, and keep changed settings and da
 reload-systemd-consumer: $(program) ## install, and make systemd read the units
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install --reload
 
+static: ## build the program as one static file: target/static/x86_64-unknown-linux-musl/mqueue (ARGS=--twice: the same bytes again)
+	@scripts/static $(ARGS)
+
 compare: ## compare mqueue with its peers, and write docs/benchmarks, in 30 minutes (ARGS="lines broker": some parts)
 	@scripts/peers && scripts/clients
 	cargo bench --bench speed --features tokio-nsq -- --write $(ARGS)
