@@ -19,7 +19,7 @@ use mqueue::plural::count;
 #[group(skip)]
 pub(crate) struct VerifyArgs {
     /// Folder of the log, the broker's --data-path, or a backup
-    #[arg(value_name = "DIR", env = "MQUEUE_DATA_PATH", default_value = "mqueue-data")]
+    #[arg(value_name = "PATH", env = "MQUEUE_DATA_PATH", default_value = "mqueue-data")]
     pub path: PathBuf,
 
     /// Print one JSON document [default: false]
