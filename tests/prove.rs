@@ -138,6 +138,16 @@ fn a_folder_that_does_not_exist_is_one_line() {
     assert!(finished.stderr.starts_with(line) && finished.stderr.lines().count() == 1, "{finished:?}");
 }
 
+#[test]
+fn damage_of_the_log_costs_at_most_the_damaged_units_and_is_named() {
+    let finished = mqueue("prove broker --faults damage --cases 4 --seed 1 --json").run();
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a report");
+    assert_eq!((finished.code, &report["violations"]), (Some(0), &0.into()), "{finished:?}");
+    let faults = report["faults"].as_array().expect("a list");
+    let damaged = faults.iter().filter(|fault| fault["fault"].as_str().is_some_and(|name| name.contains(", ")));
+    assert!(damaged.count() > 0, "{report}");
+}
+
 /// Proves a peer for some cases, by kills and power cuts.
 fn prove_peer(target: &str, program: &std::path::Path) -> Option<(Finished, serde_json::Value)> {
     let args = format!("prove {target} --faults kill,power --directories journal --cases 3 --seed 1 --json --program");
@@ -158,8 +168,8 @@ fn nsqd_loses_what_it_had_in_memory_which_is_no_violation() {
 }
 
 #[test]
-fn redis_and_beanstalkd_are_published_to_killed_and_read_empty() {
-    for (target, name) in [("redis", "redis-server"), ("beanstalkd", "beanstalkd")] {
+fn other_brokers_are_published_to_killed_and_read_empty() {
+    for (target, name) in [("redis", "redis-server"), ("beanstalkd", "beanstalkd"), ("jet-stream", "nats-server")] {
         match peer(name) {
             Some(program) => drop(prove_peer(target, &program)),
             None => eprintln!("skipped: {name} is missing"),
