@@ -40,6 +40,7 @@ use self::targets::redis::{self, RedisTarget};
 use super::broker::args::SyncWhen;
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
+use mqueue::io_error::describe;
 use mqueue::shutdown::Shutdown;
 
 /// nsqd's default for --sync-timeout.
@@ -216,7 +217,8 @@ impl CaseFolder {
     fn new(parent: &Path) -> Result<Self, Failure> {
         let path = parent.join(format!("mqueue-prove-{:08x}", fastrand::u32(..)));
         let failed = |error| {
-            let line = format!("cannot create {}: {error}: name another folder with --folder", path.display());
+            let (path, error) = (path.display(), describe(&error));
+            let line = format!("cannot create {path}: {error}: name another folder with --folder");
             Failure::new(Exit::Failure, line)
         };
         std::fs::create_dir(&path).map_err(failed)?;
