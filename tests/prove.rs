@@ -1,10 +1,10 @@
 //! `mqueue prove`: power cuts for the embedded broker, and faults that it must find.
 
-use std::process::Command;
+use std::process::{Child, Command};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Finished, Mqueue, mqueue, needs, peer, skip};
+use crate::support::{Finished, Mqueue, mqueue, needs, peer, skip, wait_until};
 
 /// Returns the report of a run, or `None`, and skips the test, if power cuts are impossible here.
 fn report(finished: &Finished) -> Option<serde_json::Value> {
@@ -80,7 +80,7 @@ fn without_a_usable_fuse_power_cuts_are_left_out_and_the_rest_runs() {
 #[test]
 fn ctrl_c_ends_after_the_case_with_the_table_and_leaves_no_mount_and_no_file() {
     let folder = tempfile::tempdir().expect("a folder");
-    let running = mqueue("prove --duration 5m --folder").arg(&folder.path().display().to_string()).start();
+    let running = mqueue("prove --duration 300 --folder").arg(&folder.path().display().to_string()).start();
     running.wait_to_say("mqueue broker");
     running.signal(Signal::SIGINT);
     let finished = running.finish();
@@ -91,12 +91,61 @@ fn ctrl_c_ends_after_the_case_with_the_table_and_leaves_no_mount_and_no_file() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }
 
+/// Starts a process with a mount namespace of its own, while something is mounted below `folder`.
+/// Returns `None`, and skips the test, if that is impossible.
+fn namespace_with_mount(folder: &str) -> Option<Child> {
+    let can = Command::new("unshare").args(["-m", "true"]).output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        skip("unshare -m needs root");
+        return None;
+    }
+    let mut found = None;
+    wait_until("a copy of the mount", || {
+        let mut child = Command::new("unshare").args(["-m", "sleep", "600"]).spawn().expect("it was there");
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
+        wait_until("a namespace", || read("comm").trim() == "sleep");
+        if read("mounts").contains(folder) {
+            found = Some(child);
+            return true;
+        }
+        child.kill().and_then(|()| child.wait()).expect("it runs");
+        false
+    });
+    found
+}
+
+#[test]
+fn a_copy_of_the_mount_in_another_namespace_does_not_keep_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    let running = mqueue("prove --duration 300 --folder").arg(&path).start();
+    running.wait_to_say("mqueue broker");
+    if running.times_said("left out") > 0 {
+        return;
+    }
+    let Some(mut holder) = namespace_with_mount(&path) else { return };
+    running.signal(Signal::SIGINT);
+    let finished = running.finish();
+    holder.kill().and_then(|()| holder.wait()).expect("it runs");
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+}
+
 #[test]
 fn a_folder_that_does_not_exist_is_one_line() {
     let finished = mqueue("prove --cases 1 --folder /nonexistent").run();
     assert_eq!(finished.code, Some(1));
     let line = "mqueue: cannot create /nonexistent/mqueue-prove-";
     assert!(finished.stderr.starts_with(line) && finished.stderr.lines().count() == 1, "{finished:?}");
+}
+
+#[test]
+fn damage_of_the_log_costs_at_most_the_damaged_units_and_is_named() {
+    let finished = mqueue("prove broker --faults damage --cases 4 --seed 1 --json").run();
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a report");
+    assert_eq!((finished.code, &report["violations"]), (Some(0), &0.into()), "{finished:?}");
+    let faults = report["faults"].as_array().expect("a list");
+    let damaged = faults.iter().filter(|fault| fault["fault"].as_str().is_some_and(|name| name.contains(", ")));
+    assert!(damaged.count() > 0, "{report}");
 }
 
 /// Proves a peer for some cases, by kills and power cuts.
@@ -119,8 +168,8 @@ fn nsqd_loses_what_it_had_in_memory_which_is_no_violation() {
 }
 
 #[test]
-fn redis_and_beanstalkd_are_published_to_killed_and_read_empty() {
-    for (target, name) in [("redis", "redis-server"), ("beanstalkd", "beanstalkd")] {
+fn other_brokers_are_published_to_killed_and_read_empty() {
+    for (target, name) in [("redis", "redis-server"), ("beanstalkd", "beanstalkd"), ("jet-stream", "nats-server")] {
         match peer(name) {
             Some(program) => drop(prove_peer(target, &program)),
             None => eprintln!("skipped: {name} is missing"),

@@ -7,7 +7,7 @@ use crate::commands::broker::args::SyncWhen;
 use crate::commands::common::values::{duration, whole};
 
 /// All faults.
-const ALL: [&str; 6] = ["kill", "stop", "power", "full", "errors", "slow"];
+const ALL: [&str; 7] = ["kill", "stop", "power", "full", "errors", "slow", "damage"];
 
 /// Cut the power to a broker again and again, and count what it lost
 ///
@@ -81,6 +81,8 @@ pub(crate) enum TargetName {
     Redis,
     /// beanstalkd with its log
     Beanstalkd,
+    /// nats-server: a stream of JetStream, in files
+    JetStream,
 }
 
 /// A fault, on the command line.
@@ -98,6 +100,8 @@ pub(crate) enum FaultName {
     Errors,
     /// Syncs that take up to 200 ms longer, for up to 300 ms
     Slow,
+    /// A bit of a file flipped, or the end of a file missing; only for the broker
+    Damage,
 }
 
 impl FaultName {
@@ -110,6 +114,7 @@ impl FaultName {
             Self::Full => "full",
             Self::Errors => "errors",
             Self::Slow => "slow",
+            Self::Damage => "damage",
         }
     }
 }

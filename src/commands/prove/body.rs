@@ -1,5 +1,7 @@
 //! Numbered bodies that can be recognised, and checked to the last byte.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use fastrand::Rng;
 
@@ -11,6 +13,16 @@ pub(super) fn of_message(seed: u64, number: usize, longest: usize) -> Bytes {
     let filler = length - body.len();
     body.extend(std::iter::repeat_with(|| random.u8(..)).take(filler));
     body.into()
+}
+
+/// Finds the numbers of the bodies in these bytes.
+pub(super) fn numbers_in(bytes: &[u8], seed: u64) -> HashSet<usize> {
+    let head = format!("prove {seed:016x} ");
+    let numbers = memchr::memmem::find_iter(bytes, &head).filter_map(|at| {
+        let digits = bytes[at + head.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+        digits.map(|digit| char::from(*digit)).collect::<String>().parse().ok()
+    });
+    numbers.collect()
 }
 
 /// Reads the number of a body.
@@ -35,6 +47,12 @@ pub(super) fn number(body: &[u8], seed: u64, longest: usize, published: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_are_found_among_other_bytes() {
+        let bytes = [&b"xx"[..], &of_message(7, 12, 200), b"prove", &of_message(8, 13, 200), &of_message(7, 4, 20)];
+        assert_eq!(numbers_in(&bytes.concat(), 7), HashSet::from([12, 4]));
+    }
 
     #[test]
     fn a_body_is_recognised_and_a_changed_one_is_not() {

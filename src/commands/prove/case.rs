@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::time::{sleep, timeout};
 
-use super::faults::{CasePhase, CasePlan, DiskFault, FaultKind};
+use super::faults::{CasePhase, CasePlan, DiskFault, FaultKind, FileDamage};
 use super::history::{CaseHistory, ConsumerReply, FaultRecord, MessageCounts};
 use super::judge::{Durability, Judgement, Violation, ViolationKind, judge};
 use super::layer::{DirectoryRule, DiskTrouble, PowerDisk};
@@ -24,6 +24,8 @@ use super::targets::{Target, TargetConsumer, TargetProcess};
 const QUIET: Duration = Duration::from_millis(200);
 /// The same, if some are missing.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time for reading everything that is left.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time within which publishing has to work again after a trouble.
 const HEALING: Duration = Duration::from_secs(20);
 /// A disk's sync takes its time, and so does the thread that calls it.
@@ -72,6 +74,7 @@ pub(super) struct CaseResult {
     pub(super) judgement: Judgement,
     pub(super) faults: Vec<FaultCost>,
     pub(super) peak_memory: u64,
+    pub(super) longest_sync: Option<Duration>,
 }
 
 /// A case that runs.
@@ -103,10 +106,14 @@ pub(super) async fn run<T: Target>(target: &T, plan: &CasePlan, disk: &CaseDisk)
     };
     let failed = case.play().await?;
     let history = case.history.into_inner();
-    let mut durability = target.durability();
-    if let (Durability::Within(time), CaseDisk::Power(disk)) = (durability, disk) {
-        durability = Durability::Within(time + 2 * disk.longest_sync() + SCHEDULING);
-    }
+    let longest_sync = match disk {
+        CaseDisk::Power(disk) => Some(disk.longest_sync()),
+        CaseDisk::Folder(_) => None,
+    };
+    let durability = match target.durability() {
+        Durability::Within(time) => Durability::Within(time + 2 * longest_sync.unwrap_or_default() + SCHEDULING),
+        other => other,
+    };
     let mut judgement = judge(&history, durability, target.is_ordered());
     if let Some(text) = failed {
         // what is lost cannot be told before it was read
@@ -114,7 +121,13 @@ pub(super) async fn run<T: Target>(target: &T, plan: &CasePlan, disk: &CaseDisk)
         let after = case.faults.last().map(|fault| fault.kind);
         judgement.violations.push(Violation { kind: ViolationKind::Failed, text, after });
     }
-    Ok(CaseResult { counts: history.counts(), judgement, faults: case.faults, peak_memory: case.peak_memory })
+    Ok(CaseResult {
+        counts: history.counts(),
+        judgement,
+        faults: case.faults,
+        peak_memory: case.peak_memory,
+        longest_sync,
+    })
 }
 
 impl<T: Target> RunningCase<'_, T> {
@@ -129,7 +142,8 @@ impl<T: Target> RunningCase<'_, T> {
                 return Ok(Some(failure));
             }
         }
-        let drained = self.drain(&process).await;
+        let drained = timeout(DRAIN_TIMEOUT, self.drain(&process)).await;
+        let drained = drained.unwrap_or_else(|_| Err(anyhow::anyhow!("messages come without end")));
         self.end(&mut process, Signal::SIGKILL).await;
         Ok(drained.err().map(|error| format!("it cannot be read empty: {error:#}{}", process.last_words())))
     }
@@ -170,10 +184,17 @@ impl<T: Target> RunningCase<'_, T> {
         }
         let dropped = self.cut(process, phase.fault).await?;
         self.fault(phase.fault, dropped);
+        let damages = self.history.borrow().damages.len();
+        if let FaultKind::Damage(kind) = phase.fault {
+            self.damage(kind)?;
+        }
         match self.start().await {
             Ok(started) => *process = started,
             Err(failure) => return Ok(Err(failure)),
         }
+        let mut history = self.history.borrow_mut();
+        let new = history.damages.get(damages).map(|(_, damage)| self.target.check_damage(damage, &process.output()));
+        history.unnamed.extend(new.and_then(Result::err));
         Ok(Ok(()))
     }
 
@@ -232,6 +253,14 @@ impl<T: Target> RunningCase<'_, T> {
 
     fn fault(&mut self, kind: FaultKind, dropped_bytes: u64) {
         self.faults.push(FaultCost { kind, dropped_bytes, recovery: None });
+    }
+
+    /// Damages a file of the ended process.
+    fn damage(&self, kind: FileDamage) -> anyhow::Result<()> {
+        let mut random = self.random.borrow_mut();
+        let damage = self.target.damage(self.disk.path(), kind, self.plan.seed, &mut random)?;
+        self.history.borrow_mut().damages.extend(damage.map(|damage| (Instant::now(), damage)));
+        Ok(())
     }
 
     /// Ends the process by a fault; returns the bytes that the disk dropped.

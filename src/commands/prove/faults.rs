@@ -20,6 +20,18 @@ pub(super) enum FaultKind {
     Power(PowerCut),
     /// The disk has a trouble for a while.
     Disk(DiskFault),
+    /// The process is killed, and a file of it is damaged.
+    Damage(FileDamage),
+}
+
+/// A damage of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FileDamage {
+    /// One bit of any kind of record.
+    BitFlip,
+    /// The end of the newest file is missing.
+    Truncation,
 }
 
 /// A trouble of the disk.
@@ -43,10 +55,12 @@ impl FaultKind {
     pub(super) const ERRORS: [Self; 3] =
         [Self::Disk(DiskFault::WriteError), Self::Disk(DiskFault::SyncError), Self::Disk(DiskFault::ReadError)];
     pub(super) const SLOW: [Self; 1] = [Self::Disk(DiskFault::SlowSync)];
+    /// The kinds of damage.
+    pub(super) const DAMAGE: [Self; 2] = [Self::Damage(FileDamage::BitFlip), Self::Damage(FileDamage::Truncation)];
 
     /// Returns true for a fault that ends the process.
     pub(super) fn ends_process(self) -> bool {
-        matches!(self, Self::Kill | Self::Power(_))
+        matches!(self, Self::Kill | Self::Power(_) | Self::Damage(_))
     }
 
     /// Returns true for a fault that needs a disk of this process.
@@ -66,6 +80,8 @@ impl FaultKind {
             Self::Disk(DiskFault::SyncError) => "sync fails (EIO)",
             Self::Disk(DiskFault::ReadError) => "read fails (EIO)",
             Self::Disk(DiskFault::SlowSync) => "sync is slow",
+            Self::Damage(FileDamage::BitFlip) => "kill -9, bit flipped",
+            Self::Damage(FileDamage::Truncation) => "kill -9, file truncated",
         }
     }
 }
@@ -174,7 +190,10 @@ impl CasePlan {
                 lasts: random.bool(),
             }
         };
-        let phases = (0..phases).map(|n| phase(n, &mut random)).collect();
+        let mut phases: Vec<CasePhase> = (0..phases).map(|n| phase(n, &mut random)).collect();
+        // two damages could not be told apart
+        let damages = phases.iter_mut().filter(|phase| matches!(phase.fault, FaultKind::Damage(_))).skip(1);
+        damages.for_each(|phase| phase.fault = FaultKind::Kill);
         Self { seed, phases, load, settings }
     }
 }

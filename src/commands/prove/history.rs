@@ -1,5 +1,7 @@
 //! A record of everything that a case's clients saw, by which it is judged.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -12,6 +14,10 @@ pub(super) struct CaseHistory {
     pub(super) messages: Vec<MessageRecord>,
     /// Faults that ended the program, and failing syncs, in their order.
     pub(super) faults: Vec<FaultRecord>,
+    /// Damages of files, in their order.
+    pub(super) damages: Vec<(Instant, DamageRecord)>,
+    /// Damages that the target did not name, described.
+    pub(super) unnamed: Vec<String>,
     /// Deliveries of what was never published, described.
     pub(super) invented: Vec<String>,
     /// Publishes that were refused, and the last reason.
@@ -63,6 +69,20 @@ pub(super) struct FaultRecord {
     pub(super) at: Instant,
     /// The end of a trouble of the disk.
     pub(super) until: Instant,
+}
+
+/// Damage of a file, and what it may cost.
+#[derive(Debug, Clone)]
+pub(super) struct DamageRecord {
+    pub(super) text: String,
+    /// Name of the file.
+    pub(super) file: String,
+    /// The damaged bytes that the target has to name: a unit with a checksum of its own.
+    pub(super) range: Range<u64>,
+    /// The messages in it.
+    pub(super) messages: HashSet<usize>,
+    /// Finished and requeued messages may be what they were before.
+    pub(super) forgets: bool,
 }
 
 /// Numbers of a case or of a run.

@@ -39,6 +39,8 @@ pub(super) enum ViolationKind {
     Attempts,
     /// Deferred, and delivered before its time.
     Early,
+    /// Damage of a file, which the target did not name.
+    Unnamed,
     /// The program did not start, or ended by itself.
     Failed,
 }
@@ -70,6 +72,10 @@ pub(super) fn judge(history: &CaseHistory, durability: Durability, is_ordered: b
     let mut judgement = Judgement::default();
     for text in &history.invented {
         judgement.add(ViolationKind::Invented, None, text.clone());
+    }
+    for text in &history.unnamed {
+        let fault = history.faults.iter().find(|fault| matches!(fault.kind, FaultKind::Damage(_)));
+        judgement.add(ViolationKind::Unnamed, fault.map(|fault| fault.kind), text.clone());
     }
     for (number, message) in history.messages.iter().enumerate() {
         judge.lost(number, message, &mut judgement);
@@ -121,6 +127,19 @@ impl Judge<'_> {
             .any(|fault| fault.at <= cut && acknowledged + time >= fault.at && acknowledged <= fault.until)
     }
 
+    /// The damage, since this moment, of the file's unit that has the message.
+    fn damage(&self, number: usize, since: Instant) -> Option<FaultKind> {
+        let mut damages = self.history.damages.iter().filter(|(at, _)| *at >= since);
+        let (at, _) = damages.find(|(_, damage)| damage.messages.contains(&number))?;
+        self.history.faults.iter().rev().find(|fault| fault.at <= *at).map(|fault| fault.kind)
+    }
+
+    /// Returns true if a reply that was confirmed at this moment is binding.
+    fn is_binding(&self, number: usize, confirmed: Instant) -> bool {
+        let is_forgotten = self.history.damages.iter().any(|(at, damage)| damage.forgets && *at >= confirmed);
+        !is_forgotten && self.damage(number, confirmed).is_none() && self.excuse(confirmed).is_none()
+    }
+
     /// The first fault after this moment that ends the process.
     fn next_fault(&self, at: Instant) -> Option<FaultKind> {
         self.history.faults.iter().find(|fault| fault.at >= at && fault.kind.ends_process()).map(|fault| fault.kind)
@@ -131,6 +150,10 @@ impl Judge<'_> {
         if let Some((fault, after)) = self.excuse(acknowledged) {
             judgement.allowed.push(fault);
             judgement.oldest_lost = judgement.oldest_lost.max(Some(after));
+            return;
+        }
+        if let Some(fault) = self.damage(number, acknowledged) {
+            judgement.allowed.push(fault);
             return;
         }
         // it was there when it was last delivered
@@ -154,14 +177,14 @@ impl Judge<'_> {
         for pair in message.deliveries.windows(2) {
             let [before, now] = pair else { continue };
             match before.reply {
-                ConsumerReply::Finish { confirmed: Some(confirmed) } if self.excuse(confirmed).is_none() => {
+                ConsumerReply::Finish { confirmed: Some(confirmed) } if self.is_binding(number, confirmed) => {
                     let text = format!(
                         "message {number} is back: finished, confirmed, and delivered again {:.1} ms later",
                         (now.at.saturating_duration_since(confirmed)).as_secs_f64() * 1e3
                     );
                     judgement.add(ViolationKind::Back, self.next_fault(confirmed), text);
                 }
-                ConsumerReply::Requeue { due, confirmed: Some(confirmed) } if self.excuse(confirmed).is_none() => {
+                ConsumerReply::Requeue { due, confirmed: Some(confirmed) } if self.is_binding(number, confirmed) => {
                     self.early(number, due, now, judgement);
                     self.attempts(number, confirmed, before, now, judgement);
                 }
@@ -221,7 +244,8 @@ fn disorder(history: &CaseHistory) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::history::FaultRecord;
+    use super::super::faults::FileDamage;
+    use super::super::history::{DamageRecord, FaultRecord};
     use super::super::layer::PowerCut;
     use super::*;
 
@@ -275,6 +299,27 @@ mod tests {
         assert_eq!(world.kinds(Durability::Process), []);
         let allowed = judge(&world.history, Durability::Process, true);
         assert_eq!((allowed.allowed, allowed.oldest_lost), (vec![CUT], Some(Duration::from_millis(90))));
+    }
+
+    #[test]
+    fn damage_may_cost_the_messages_of_its_unit_and_must_be_named() {
+        let mut world = World::new();
+        let [damaged, other] = [world.message(10), world.message(10)];
+        let kind = FaultKind::Damage(FileDamage::BitFlip);
+        world.fault(kind, 100);
+        let damage = DamageRecord {
+            text: String::new(),
+            file: String::new(),
+            range: 0..1,
+            messages: [damaged].into(),
+            forgets: false,
+        };
+        world.history.damages.push((world.at(101), damage));
+        let judgement = judge(&world.history, Durability::Always, true);
+        assert_eq!(judgement.allowed, [kind]);
+        assert!(judgement.violations[0].text.contains(&format!("message {other} is lost")), "{judgement:?}");
+        world.history.unnamed.push("byte 7".to_owned());
+        assert_eq!(world.kinds(Durability::Always), [ViolationKind::Unnamed, ViolationKind::Lost]);
     }
 
     #[test]

@@ -34,11 +34,13 @@ use self::report::ProofReport;
 use self::targets::Target;
 use self::targets::beanstalkd::{self, BeanstalkdTarget};
 use self::targets::broker::BrokerTarget;
+use self::targets::nats::{self, NatsTarget};
 use self::targets::nsqd::NsqdTarget;
 use self::targets::redis::{self, RedisTarget};
 use super::broker::args::SyncWhen;
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
+use mqueue::io_error::describe;
 use mqueue::shutdown::Shutdown;
 
 /// nsqd's default for --sync-timeout.
@@ -62,6 +64,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         TargetName::Redis => {
             let durability = durability(judge_as, redis::EVERYSEC);
             prove(&args, &RedisTarget { program: program("redis-server")?, sync, durability }).await
+        }
+        TargetName::JetStream => {
+            let durability = durability(judge_as, nats::SYNC_INTERVAL);
+            prove(&args, &NatsTarget { program: program("nats-server")?, sync, durability }).await
         }
         TargetName::Beanstalkd => {
             let durability = durability(judge_as, beanstalkd::SYNC_INTERVAL);
@@ -92,7 +98,7 @@ fn durability(sync: SyncWhen, interval: Duration) -> Durability {
 
 async fn prove<T: Target>(args: &Args, target: &T) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let run = ProofRun::new(args)?;
+    let run = ProofRun::new(args, target.knows_damage())?;
     let first = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let (begun, cases) = (Instant::now(), args.cases.unwrap_or(u64::MAX));
     let duration = if args.cases.is_some() { Duration::MAX } else { args.duration.unwrap_or(DURATION) };
@@ -125,9 +131,9 @@ struct ProofRun {
 }
 
 impl ProofRun {
-    fn new(args: &Args) -> anyhow::Result<Self> {
+    fn new(args: &Args, knows_damage: bool) -> anyhow::Result<Self> {
         let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
-        let mut run = Self { parent, faults: faults(&args.faults), rule: None, left_out: None };
+        let mut run = Self { parent, faults: faults(&args.faults, knows_damage), rule: None, left_out: None };
         if !run.faults.iter().any(|kind| kind.needs_layer()) {
             return Ok(run);
         }
@@ -173,7 +179,7 @@ impl ProofRun {
     }
 }
 
-fn faults(names: &[FaultName]) -> Vec<FaultKind> {
+fn faults(names: &[FaultName], knows_damage: bool) -> Vec<FaultKind> {
     let kinds = names.iter().flat_map(|name| match name {
         FaultName::Kill => vec![FaultKind::Kill],
         FaultName::Stop => vec![FaultKind::Stop],
@@ -181,8 +187,9 @@ fn faults(names: &[FaultName]) -> Vec<FaultKind> {
         FaultName::Full => FaultKind::FULL.to_vec(),
         FaultName::Errors => FaultKind::ERRORS.to_vec(),
         FaultName::Slow => FaultKind::SLOW.to_vec(),
+        FaultName::Damage => FaultKind::DAMAGE.to_vec(),
     });
-    kinds.collect()
+    kinds.filter(|kind| knows_damage || !matches!(kind, FaultKind::Damage(_))).collect()
 }
 
 /// The command that repeats a case.
@@ -210,7 +217,8 @@ impl CaseFolder {
     fn new(parent: &Path) -> Result<Self, Failure> {
         let path = parent.join(format!("mqueue-prove-{:08x}", fastrand::u32(..)));
         let failed = |error| {
-            let line = format!("cannot create {}: {error}: name another folder with --folder", path.display());
+            let (path, error) = (path.display(), describe(&error));
+            let line = format!("cannot create {path}: {error}: name another folder with --folder");
             Failure::new(Exit::Failure, line)
         };
         std::fs::create_dir(&path).map_err(failed)?;

@@ -32,6 +32,7 @@ pub(super) struct ProofReport {
     /// First deliveries in another order than published; the target promises none.
     pub(super) out_of_order: u64,
     pub(super) peak_memory_bytes: u64,
+    pub(super) longest_sync_ms: Option<f64>,
     pub(super) violations: u64,
     pub(super) described: Vec<RepeatableViolation>,
     /// Faults that were left out, and why.
@@ -86,6 +87,7 @@ impl ProofReport {
             oldest_lost_ms: None,
             out_of_order: 0,
             peak_memory_bytes: 0,
+            longest_sync_ms: None,
             violations: 0,
             described: Vec::new(),
             left_out: None,
@@ -116,6 +118,8 @@ impl ProofReport {
         self.oldest_lost_ms = self.oldest_lost_ms.into_iter().chain(oldest).reduce(f64::max);
         self.out_of_order += case.judgement.disordered;
         self.peak_memory_bytes = self.peak_memory_bytes.max(case.peak_memory);
+        let longest = case.longest_sync.map(milliseconds);
+        self.longest_sync_ms = self.longest_sync_ms.into_iter().chain(longest).reduce(f64::max);
         for violation in case.judgement.violations {
             self.violations += 1;
             if let Some(fault) = violation.after {
@@ -129,7 +133,7 @@ impl ProofReport {
 
     /// Completes the report.
     pub(super) fn end(&mut self, took: Duration) {
-        self.seconds = milliseconds(took) / 1e3;
+        self.seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
         self.faults = std::mem::take(&mut self.times).into_iter().map(|(kind, times)| times.report(kind)).collect();
     }
 
@@ -152,13 +156,14 @@ impl ProofReport {
         let MessageCounts { published, acknowledged, refused, delivered, again } = self.messages;
         let oldest =
             self.oldest_lost_ms.map_or_else(String::new, |ms| format!(", the oldest {ms:.1} ms before the cut"));
+        let sync = self.longest_sync_ms.map_or_else(String::new, |ms| format!(", a sync at most {ms:.1} ms"));
         let lines = [
             format!("{}, seed {}", self.target, self.seed),
             table.text(),
             format!("{published} published, {acknowledged} acknowledged, {refused} refused"),
             format!("{delivered} delivered, {again} of them again, {} out of order", self.out_of_order),
             format!("{} lost as its promise allows{oldest}", count(self.lost_as_allowed, "message")),
-            format!("memory at most {:.1} MB", self.peak_memory_bytes as f64 / 1e6),
+            format!("memory at most {:.1} MB{sync}", self.peak_memory_bytes as f64 / 1e6),
             self.left_out.as_ref().map_or_else(String::new, |why| format!("left out: {why}")),
             self.verdict(),
         ];

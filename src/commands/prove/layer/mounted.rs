@@ -19,6 +19,7 @@ use nix::unistd::{getgid, getuid};
 use super::disk::{BegunSync, VolatileDisk};
 use super::tree::Inode;
 use super::{CutReport, DirectoryRule, DiskTrouble, PowerCut};
+use mqueue::io_error::describe;
 
 /// The kernel caches no names and attributes: they change with a power cut.
 const TTL: Duration = Duration::ZERO;
@@ -30,9 +31,9 @@ pub(crate) enum MountError {
         "/dev/fuse is missing: load the module (modprobe fuse), or give the container the device (docker run --device /dev/fuse --cap-add SYS_ADMIN)"
     )]
     NoDevice,
-    #[error("cannot mount a file system by FUSE at {}: {source}: install fusermount3 (package fuse3), or run as root", path.display())]
+    #[error("cannot mount a file system by FUSE at {}: {}: install fusermount3 (package fuse3), or run as root", path.display(), describe(source))]
     Refused { path: PathBuf, source: io::Error },
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {}", path.display(), describe(source))]
     Folder { path: PathBuf, source: io::Error },
 }
 
@@ -104,11 +105,9 @@ impl Drop for PowerDisk {
     fn drop(&mut self) {
         self.gate.lock().is_frozen = false;
         self.gate.thawed.notify_all();
-        if let Some(session) = self.session.take()
-            && let Err(error) = session.umount_and_join()
-        {
-            tracing::warn!("cannot unmount {}: {error}: use fusermount3 -u", self.path.display());
-        }
+        // unmounts without waiting for the end of the session: a mount namespace that another program
+        // made meanwhile has a copy of the mount, and keeps the session alive
+        drop(self.session.take());
     }
 }
 

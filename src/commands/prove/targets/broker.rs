@@ -5,19 +5,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use fastrand::Rng;
 use tokio::process::Command;
 
 use super::nsq::{NsqConsumer, NsqPublisher};
-use super::{Target, TargetProcess, sync_word};
+use super::{Target, TargetProcess, log_damage, sync_word};
 use crate::commands::broker::args::SyncWhen;
 use crate::commands::common::child_process;
-use crate::commands::prove::faults::TargetSettings;
+use crate::commands::prove::faults::{FileDamage, TargetSettings};
+use crate::commands::prove::history::DamageRecord;
 use crate::commands::prove::judge::Durability;
 
 /// The time between two syncs with `--sync interval`.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// A sync that begins at the end of the interval takes its time, and the one before may still run.
 const SYNC_TIME: Duration = Duration::from_millis(400);
+
+/// The folder of the log.
+const LOG: &str = "log";
 
 /// The broker.
 #[derive(Debug)]
@@ -63,12 +68,28 @@ impl Target for BrokerTarget {
         true
     }
 
+    fn knows_damage(&self) -> bool {
+        true
+    }
+
+    fn damage(&self, folder: &Path, kind: FileDamage, seed: u64, random: &mut Rng) -> io::Result<Option<DamageRecord>> {
+        let folder = folder.join(LOG);
+        match kind {
+            FileDamage::BitFlip => log_damage::flip_bit(&folder, seed, random),
+            FileDamage::Truncation => log_damage::truncate(&folder, seed, random),
+        }
+    }
+
+    fn check_damage(&self, damage: &DamageRecord, output: &str) -> Result<(), String> {
+        log_damage::check_named(damage, output)
+    }
+
     async fn start(&self, folder: &Path, settings: &TargetSettings) -> anyhow::Result<TargetProcess> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let any = "127.0.0.1:0";
         let args = ["broker", "--tcp-address", any, "--http-address", any, "--broadcast-address", "127.0.0.1"];
         let mut command = child_process::command(Command::new(program), &args);
-        command.args(["--sync", sync_word(self.sync), "--data-path"]).arg(folder.join("log"));
+        command.args(["--sync", sync_word(self.sync), "--data-path"]).arg(folder.join(LOG));
         command.arg(format!("--max-bytes-per-file={}", settings.file_bytes));
         command.arg(format!("--max-memory={}", settings.memory_bytes));
         let mut process = TargetProcess::start(command)?;

@@ -3,6 +3,8 @@
 pub(super) mod beanstalkd;
 pub(super) mod broker;
 mod line_connection;
+mod log_damage;
+pub(super) mod nats;
 mod nsq;
 pub(super) mod nsqd;
 mod process;
@@ -13,8 +15,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
 
-use super::faults::TargetSettings;
+use super::faults::{FileDamage, TargetSettings};
+use super::history::DamageRecord;
 use super::judge::Durability;
 use crate::commands::broker::args::SyncWhen;
 pub(super) use process::TargetProcess;
@@ -41,6 +45,24 @@ pub(super) trait Target {
 
     /// Returns true if the target can delay messages by milliseconds, and requeue them.
     fn can_defer(&self) -> bool;
+
+    /// Returns true if it is known what damage of the target's files may cost.
+    fn knows_damage(&self) -> bool {
+        false
+    }
+
+    /// Damages a file of the target, which does not run; `None` if there is nothing to damage.
+    fn damage(&self, _folder: &Path, _: FileDamage, _seed: u64, _: &mut Rng) -> io::Result<Option<DamageRecord>> {
+        Ok(None)
+    }
+
+    /// Checks the target's output after its start on a damaged file.
+    ///
+    /// # Errors
+    /// The target does not name the damage; described.
+    fn check_damage(&self, _: &DamageRecord, _output: &str) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Starts the program on its data in `folder`; returns it when it answers.
     async fn start(&self, folder: &Path, settings: &TargetSettings) -> anyhow::Result<TargetProcess>;

@@ -18,7 +18,9 @@ use crate::commands::common::child_process::ChildProcess;
 /// Longest time that a program may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Lines of its output that are kept.
-const KEPT_LINES: usize = 20;
+const KEPT_LINES: usize = 200;
+/// Lines of its output that are shown with a failure.
+const SHOWN_LINES: usize = 10;
 
 /// A running program.
 #[derive(Debug)]
@@ -102,7 +104,14 @@ impl TargetProcess {
     /// The last lines that the program wrote.
     pub(in crate::commands::prove) fn last_words(&self) -> String {
         let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| format!("\n    {line}")).collect()
+        let hidden = lines.len().saturating_sub(SHOWN_LINES);
+        lines.iter().skip(hidden).map(|line| format!("\n    {line}")).collect()
+    }
+
+    /// Its output so far, at most the last lines of it.
+    pub(in crate::commands::prove) fn output(&self) -> String {
+        let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// Sends a signal.
