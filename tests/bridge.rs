@@ -164,6 +164,7 @@ fn nothing_is_lost_from_redis_over_kills_and_restarts() {
         assert_eq!(bridge.finish().code, None);
     }
     let bridge = from_redis(&redis, &nsqd, "").start();
+    bridge.wait_to_say("bridging");
     let keys =
         |redis: &Redis| matches!(redis.ask("KEYS {jobs}:mqueue:batch*"), RedisValue::List(keys) if keys.is_empty());
     wait_until("the batches of dead bridges to be taken over", || redis.length("jobs") == 0 && keys(&redis));
@@ -202,6 +203,7 @@ fn nothing_is_lost_to_redis_over_kills_and_restarts() {
         assert_eq!(bridge.finish().code, None);
     }
     let bridge = to_redis(&redis, &nsqd, "--msg-timeout 1s").start();
+    bridge.wait_to_say("bridging");
     nsqd.wait_for_empty("foo", "bridge");
     bridge.signal(Signal::SIGTERM);
     succeeded(bridge.finish());

@@ -151,6 +151,7 @@ fn nothing_finished_is_lost_over_kills() {
         }
         succeeded(producer.finish());
         let recorder = recording.of(&nsqd, args).start();
+        recorder.wait_to_say("recording to");
         nsqd.wait_for_empty("foo", "record");
         recorder.signal(Signal::SIGTERM);
         succeeded(recorder.finish());
