@@ -70,6 +70,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Ingest(args) => commands::ingest::run(args.0).await,
             CliCommand::Send(args) => commands::send::run(args.0).await,
             CliCommand::Stage(args) => commands::stage::run(args.0).await,
+            CliCommand::Bridge(args) => commands::bridge::run(args.0).await,
             CliCommand::Pipeline(args) => commands::pipeline::run(args.0).await,
             CliCommand::Simulate(args) => commands::simulate::run(args.0).await,
             CliCommand::Prove(args) => commands::prove::run(args.0).await,

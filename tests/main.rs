@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod bad_input_consumer;
 mod bench;
+mod bridge;
 mod broker_backup;
 mod broker_clients;
 mod broker_crash;

@@ -127,7 +127,7 @@ fn messages_are_recorded_and_replayed_byte_for_byte() {
 #[test]
 fn nothing_finished_is_lost_over_kills() {
     let kills: usize = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
-    let events = kills as u64 * 2000;
+    let events = kills as u64 * 1000;
     on_both(|nsqd| {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
@@ -151,6 +151,7 @@ fn nothing_finished_is_lost_over_kills() {
         }
         succeeded(producer.finish());
         let recorder = recording.of(&nsqd, args).start();
+        recorder.wait_to_say("recording to");
         nsqd.wait_for_empty("foo", "record");
         recorder.signal(Signal::SIGTERM);
         succeeded(recorder.finish());

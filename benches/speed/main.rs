@@ -15,6 +15,7 @@ mod support;
 mod bare;
 mod batch;
 mod book;
+mod bridge;
 mod broker;
 mod bulk;
 #[cfg(feature = "tokio-nsq")]
@@ -68,6 +69,7 @@ fn main() {
         ("fanout", fanout::run),
         ("pipeline", pipeline::run),
         ("gateway", gateway::run),
+        ("bridge", bridge::run),
         #[cfg(feature = "tokio-nsq")]
         ("client", client::run),
         ("exec", exec::run),

@@ -11,8 +11,8 @@ use super::common::context::ContextName;
 use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
-    admin, bench, broker, completions, consumer, context, demo, doctor, errors, gateway, ingest, ls, man, node, peek,
-    pipeline, producer, prove, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
+    admin, bench, bridge, broker, completions, consumer, context, demo, doctor, errors, gateway, ingest, ls, man, node,
+    peek, pipeline, producer, prove, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -49,6 +49,7 @@ pub(crate) enum CliCommand {
     Send(OnDemand<send::args::Args>),
     Consumer(OnDemand<consumer::args::Args>),
     Stage(OnDemand<stage::args::Args>),
+    Bridge(OnDemand<bridge::args::Args>),
     Pipeline(OnDemand<pipeline::args::Args>),
     Gateway(OnDemand<gateway::args::Args>),
     Worker(OnDemand<worker::args::Args>),
@@ -81,7 +82,7 @@ pub(crate) enum CliCommand {
 /// The commands by task, in the order of the README's table.
 pub(crate) const TASKS: [(&str, &[&str]); 7] = [
     ("Publish", &["producer", "ingest", "send"]),
-    ("Consume", &["consumer", "stage", "pipeline", "gateway", "worker", "node"]),
+    ("Consume", &["consumer", "stage", "bridge", "pipeline", "gateway", "worker", "node"]),
     ("Sleep and wake", &["wakeup"]),
     (
         "Operate",

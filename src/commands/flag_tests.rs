@@ -9,7 +9,7 @@ use clap::{Arg, Command};
 /// Flags of one name that differ between commands, with the reason.
 const DIFFERENT: [(&str, &str); 11] = [
     ("count", "peek, tail: -n for short, as tail(1) has it, and no variable"),
-    ("from", "stage: a stream; broker import: nsqd's folder; replay: a time"),
+    ("from", "stage: a stream; broker import: nsqd's folder; replay: a time; bridge: a stream or a list"),
     ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
     ("in-flight", "peek: the messages in flight; worker: how many jobs may be"),
     ("to", "the next hop: a stream, a socket, or either; record: a folder"),

@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod bench;
+pub(crate) mod bridge;
 pub(crate) mod broker;
 pub(crate) mod cli;
 pub(crate) mod common;

@@ -30,6 +30,9 @@ pub(crate) async fn complete(command: &mut CliCommand, named: Option<&ContextNam
         }
         return args.broker.complete().await;
     }
+    if let CliCommand::Bridge(args) = command {
+        args.0.broker.tls_elsewhere = args.0.uses_tls();
+    }
     let Some(args) = broker(command) else { return Ok(()) };
     args.load_security(None)?;
     if asks_itself { Ok(()) } else { args.complete().await }
@@ -70,6 +73,7 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Consumer(args) => Some(&mut args.broker),
         CliCommand::Ingest(args) => Some(&mut args.broker),
         CliCommand::Stage(args) => Some(&mut args.broker),
+        CliCommand::Bridge(args) => Some(&mut args.broker),
         CliCommand::Pipeline(args) => Some(&mut args.broker),
         CliCommand::Simulate(args) => Some(&mut args.broker),
         CliCommand::Gateway(args) => Some(&mut args.broker),

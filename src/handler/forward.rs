@@ -40,6 +40,18 @@ impl ForwardHandler {
         }
     }
 
+    /// Creates a handler that publishes to `stream` on nsqds of another cluster, where a stream of
+    /// the source's name is another one.
+    ///
+    /// # Errors
+    /// No nsqd is given.
+    pub fn elsewhere(stream: TopicName, nsqd: Vec<Address>, connect: ConnectConfig) -> Result<Self, HandlerError> {
+        match nsqd.is_empty() {
+            true => Err(HandlerError::NowhereToForward),
+            false => Ok(Self { stream, nsqd, connect, publisher: OnceCell::new() }),
+        }
+    }
+
     fn failed(&self, error: &PublishError) -> Verdict {
         let why = format!("stream {}: {error}", self.stream);
         match error {

@@ -35,7 +35,11 @@ pub(crate) struct Args {
     #[arg(skip)]
     pub loaded: Security,
 
-    /// TLS of HTTP APIs, if it is asked for.
+    /// True if another server is reached with TLS, by the same flags.
+    #[arg(skip)]
+    pub tls_elsewhere: bool,
+
+    /// TLS of HTTP APIs and other servers, if it is asked for.
     #[arg(skip)]
     https: Option<TlsClient>,
 }
@@ -60,7 +64,7 @@ impl Args {
         let (lookupds, mut nsqds) = (&mut self.lookupd_http_address, Vec::from_iter(other));
         nsqds.extend(&mut self.nsqd_http_address);
         let https = nsqds.iter().any(|nsqd| nsqd.is_https()) || lookupds.iter().any(Lookupd::is_https);
-        let (security, client) = self.security.load(https)?;
+        let (security, client) = self.security.load(https || self.tls_elsewhere)?;
         self.loaded = security;
         if let Some(client) = &client {
             nsqds.into_iter().for_each(|nsqd| *nsqd = nsqd.clone().secured(client));
@@ -81,6 +85,11 @@ impl Args {
     /// Returns the settings of connections to nsqd.
     pub(crate) fn connect(&self) -> ConnectConfig {
         ConnectConfig::default().with_security(self.loaded.clone())
+    }
+
+    /// Returns the TLS of other servers than nsqd's TCP port, if it is asked for.
+    pub(crate) fn tls_client(&self) -> Option<&TlsClient> {
+        self.https.as_ref()
     }
 
     /// Adds the TCP addresses of nsqds that are named by their HTTP addresses alone.

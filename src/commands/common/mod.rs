@@ -25,6 +25,7 @@ pub(crate) mod log_filter;
 pub(crate) mod message_ages;
 pub(crate) mod message_lines;
 pub(crate) mod metrics;
+pub(crate) mod next_hop;
 pub(crate) mod notice;
 pub(crate) mod nsqd_result;
 pub(crate) mod open_files;

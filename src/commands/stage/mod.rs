@@ -7,17 +7,16 @@
 //! ```
 
 pub(crate) mod args;
-mod hop;
 mod relay;
 mod stats;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::hop::NextHop;
 use self::relay::Relay;
 use self::stats::StageStats;
 use super::common::exit::{Exit, Failure};
+use super::common::next_hop::NextHop;
 use super::common::run_broker::BrokerAddresses;
 use super::common::service::{notify, notify_interval};
 use super::common::stdout_thread::{StdoutLines, StdoutThread, json_line};

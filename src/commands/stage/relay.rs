@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::hop::NextHop;
 use super::stats::StageStats;
+use crate::commands::common::next_hop::NextHop;
 use mqueue::handler::{BuiltinHandler, Handler, Schema, Verdict};
 use mqueue::proto::Message;
 
@@ -18,7 +18,7 @@ const BATCH_SIZE: usize = 1000;
 pub(super) struct Relay {
     pub(super) expect: Option<Schema>,
     pub(super) work: Option<BuiltinHandler>,
-    pub(super) next: NextHop,
+    pub(super) next: NextHop<BuiltinHandler>,
     pub(super) stats: Arc<StageStats>,
 }
 

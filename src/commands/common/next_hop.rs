@@ -1,4 +1,5 @@
-//! Passing messages on to the next hop, and waiting while it is unreachable.
+//! Passing messages on to the next hop, and waiting while it is unreachable: of a stage, or of a
+//! bridge.
 
 use std::time::Duration;
 
@@ -18,26 +19,32 @@ const MAX_CONCURRENT_REQUESTS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The next hop: a stream, a Unix socket or an HTTP server.
+/// A way to a next hop.
+pub(crate) trait PassOn {
+    /// Passes messages on, once; returns the verdict of each.
+    fn try_pass(&self, messages: Vec<Message>) -> impl Future<Output = Vec<Verdict>> + Send;
+}
+
+/// The next hop: a stream, a Unix socket, an HTTP server or a list in Redis.
 #[derive(Debug)]
-pub(super) struct NextHop {
-    way: BuiltinHandler,
+pub(crate) struct NextHop<W> {
+    way: W,
     /// For people.
     name: String,
     stopping: CancellationToken,
     away: Notice,
 }
 
-impl NextHop {
+impl<W: PassOn> NextHop<W> {
     /// Goes by `way`; waits for no hop any more once `stopping`.
-    pub(super) fn new(way: BuiltinHandler, name: String, stopping: CancellationToken) -> Self {
+    pub(crate) fn new(way: W, name: String, stopping: CancellationToken) -> Self {
         Self { way, name, stopping, away: Notice::default() }
     }
 
     /// Passes messages on. While the next hop is unreachable the messages wait and are neither
-    /// failed nor requeued, which throttles this hop and in turn those before it. Once the stage is
+    /// failed nor requeued, which throttles this hop and in turn those before it. Once the command is
     /// stopping, messages that the next hop has not taken are requeued.
-    pub(super) async fn pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
+    pub(crate) async fn pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = vec![None; messages.len()];
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
         loop {
@@ -46,7 +53,7 @@ impl NextHop {
                 break;
             }
             let mut why = None;
-            let tried = self.try_pass(left.iter().map(|at| messages[*at].clone()).collect()).await;
+            let tried = self.way.try_pass(left.iter().map(|at| messages[*at].clone()).collect()).await;
             for (at, verdict) in left.into_iter().zip(tried) {
                 match verdict {
                     Verdict::Unavailable { why: away, .. } | Verdict::Unanswered { why: away, .. } => why = Some(away),
@@ -64,19 +71,6 @@ impl NextHop {
         verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::Release)).collect()
     }
 
-    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
-        match &self.way {
-            BuiltinHandler::Http(server) => {
-                stream::iter(messages)
-                    .map(|message| server.handle(message))
-                    .buffered(MAX_CONCURRENT_REQUESTS)
-                    .collect()
-                    .await
-            }
-            other => other.handle_batch(messages).await,
-        }
-    }
-
     /// Logs once that the next hop is unreachable, and once that it is back.
     fn note(&self, away: Option<&str>) {
         match away {
@@ -85,6 +79,21 @@ impl NextHop {
             }
             None if self.away.ends() => tracing::info!(to = %self.name, "next hop reachable again"),
             _ => {}
+        }
+    }
+}
+
+impl PassOn for BuiltinHandler {
+    async fn try_pass(&self, messages: Vec<Message>) -> Vec<Verdict> {
+        match self {
+            Self::Http(server) => {
+                stream::iter(messages)
+                    .map(|message| server.handle(message))
+                    .buffered(MAX_CONCURRENT_REQUESTS)
+                    .collect()
+                    .await
+            }
+            other => other.handle_batch(messages).await,
         }
     }
 }
