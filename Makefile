@@ -89,6 +89,9 @@ static: ## build the program as one static file: target/static/x86_64-unknown-li
 packages: ## build the .deb and the .rpm in target/package, of the static program
 	@scripts/package
 
+image: ## build the image mqueue for Docker, of the static program
+	@scripts/image
+
 test-packages: ## test the packages: install, upgrade and purge the .deb in a bare Debian 12 (root)
 	@tests/packages/run
 
