@@ -89,6 +89,15 @@ reload-systemd-consumer: $(program) ## install, and make systemd read the units
 static: ## build the program as one static file: target/static/x86_64-unknown-linux-musl/mqueue (ARGS=--twice: the same bytes again)
 	@scripts/static $(ARGS)
 
+packages: ## build the .deb and the .rpm in target/package, of the static program
+	@scripts/package
+
+image: ## build the image mqueue for Docker, of the static program
+	@scripts/image
+
+test-packages: ## test the packages: install, upgrade and purge the .deb in a bare Debian 12 (root)
+	@tests/packages/run
+
 compare: ## compare mqueue with its peers, and write docs/benchmarks, in 30 minutes (ARGS="lines broker": some parts)
 	@scripts/peers && scripts/clients
 	cargo bench --bench speed --features tokio-nsq -- --write $(ARGS)

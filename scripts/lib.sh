@@ -129,7 +129,7 @@ find_compose() {
     else
         return 1
     fi
-    compose+=(-p "$project" -f docker/compose.yml)
+    compose+=(-p "$project" -f docker/compose.yml --profile nsq)
 }
 
 # Prints the ids of our containers, including stopped ones.
