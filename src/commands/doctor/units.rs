@@ -10,6 +10,8 @@ use mqueue::wake::shell_commands::shell;
 
 /// The unit that pokes the sockets.
 pub(super) const WAKEUP: &str = "mqueue-wakeup.service";
+/// The units of the broker, which wakes sleeping consumers itself.
+const BROKER: [&str; 2] = ["mqueue-broker.socket", "mqueue-broker.service"];
 /// The number of starts that our sockets allow in [`TRIGGER_INTERVAL`]. A start that a condition
 /// refuses would reach systemd's default of 20.
 const TRIGGER_BURST: u64 = 2000;
@@ -160,6 +162,8 @@ fn wakeup(observed: &Observed, systemd: &SystemdState) -> Option<Finding> {
     let sleepers = count(sockets as u64, "socket");
     match unit {
         _ if sockets == 0 => None,
+        // it wakes them itself, unless its settings say otherwise
+        _ if systemd.units.iter().any(|unit| BROKER.contains(&unit.id.as_str()) && unit.active == "active") => None,
         // for example in a shell
         unit if observed.wakeup_runs
             && unit.is_none_or(|unit| matches!(&*unit.active, "inactive" | "deactivating")) =>
@@ -425,6 +429,11 @@ mod tests {
         let disabled = SystemdUnit { file: "disabled".to_owned(), ..unit(WAKEUP, "active") };
         assert_eq!(with(disabled), (Level::Warning, CheckId::Wakeup, format!("systemctl enable {WAKEUP}")));
         assert_eq!(with(SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }).0, Level::Error);
+        for broker in BROKER {
+            let units = |state| vec![unit(SOCKET, "active"), unit(WAKEUP, "inactive"), unit(broker, state)];
+            assert_eq!(reported(units("active"))[0].0, Level::Ok, "{broker} wakes them");
+            assert_eq!(reported(units("inactive"))[0].0, Level::Error, "{broker} does not run");
+        }
         assert_eq!(reported(vec![unit(WAKEUP, "inactive")])[0].0, Level::Ok, "nobody sleeps");
         let of_a_feed = unit("mqueue-ingest@lines.socket", "active");
         assert_eq!(reported(vec![of_a_feed, unit(WAKEUP, "inactive")])[0].0, Level::Ok, "it wakes no consumer");
