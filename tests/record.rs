@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use mqueue::client::{Consumer, ConsumerConfig, Publisher, PublisherConfig};
@@ -180,6 +181,10 @@ fn a_torn_end_is_removed_and_damage_is_named() {
     }
     let segments = recording.segments();
     assert_eq!(segments.len(), 3);
+    for path in segments.iter().chain([&recording.path()]) {
+        let mode = path.metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: bodies are nobody else's business", path.display());
+    }
     // as a killed recorder leaves it: without an index, and with a part of a block
     let last = OpenOptions::new().write(true).open(&segments[2]).expect("there");
     let length = last.metadata().expect("there").len();
@@ -247,7 +252,7 @@ fn replaying_into_the_recorded_stream_needs_a_yes() {
     recorded(&nsqd, &recording, vec![b"one".to_vec()], "");
     let refused = recording.replay(&nsqd, "--to foo").run();
     assert_eq!((refused.code, nsqd.published("foo")), (Some(2), 1));
-    assert!(refused.stderr.contains("publish up to 1 message to foo again"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("publish up to 1 message again, to all groups of foo"), "{}", refused.stderr);
     succeeded(recording.replay(&nsqd, "--to foo --yes").run());
     assert_eq!(nsqd.published("foo"), 2);
 }

@@ -44,8 +44,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         return dry_run(&args, recording, selection, &target).await;
     }
     let expected = recording.expected(&selection);
-    let what =
-        format!("publish up to {} to {target} again, all of whose groups receive them", count(expected, "message"));
+    let what = format!("publish up to {} again, to all groups of {target}", count(expected, "message"));
     if target == stream && !is_confirmed(&what, args.yes)? {
         return Ok(Exit::Failure);
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -70,7 +71,9 @@ impl RecordingFolder {
     /// # Errors
     /// Another program writes to it, it has another stream, or it cannot be used.
     pub(crate) fn open(path: &Path, stream: &TopicName) -> Result<(Self, Option<FoundBlocks>), RecordingError> {
-        fs::create_dir_all(path).map_err(RecordingError::io(path))?;
+        // what was published is not for every user of this machine
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(RecordingError::io(path))?;
         let lock = path.join(LOCK_FILE);
         let options = File::options().read(true).write(true).create(true).truncate(false).open(&lock);
         let file = options.map_err(RecordingError::io(&lock))?;

@@ -22,6 +22,7 @@ mod segment_writer;
 
 use std::path::PathBuf;
 
+use mqueue::io_error::describe;
 use mqueue::proto::{Message, MessageId, TopicName};
 
 pub(crate) use self::folder::{RecordingFolder, SegmentFile, segments};
@@ -46,7 +47,7 @@ pub(crate) struct DamagedPart {
 /// Failure of reading or writing a recording.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordingError {
-    #[error("{}: {error}", .path.display())]
+    #[error("{}: {}", .path.display(), describe(.error))]
     Io { path: PathBuf, error: std::io::Error },
     #[error("{} is no segment of a recording, or of a later version of mqueue", .0.display())]
     NoSegment(PathBuf),

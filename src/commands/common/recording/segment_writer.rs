@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mqueue::proto::{Message, TopicName};
@@ -34,7 +34,7 @@ impl SegmentWriter {
     /// Creates the file, with its headers. The folder is synced with the first block.
     pub(crate) fn create(path: PathBuf, stream: &TopicName) -> io::Result<Self> {
         let header = RecordingHeader { stream: stream.clone(), salt: fastrand::u32(..) };
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         let (bytes, salt) = (header.encode(), header.salt);
         file.write_all_at(&bytes, 0)?;
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
