@@ -103,7 +103,6 @@ pub mod duration_histogram;
 pub mod handler;
 #[cfg(feature = "lookup")]
 pub mod http;
-#[cfg(any(feature = "lookup", feature = "tls"))]
 #[doc(hidden)]
 pub mod io_error;
 pub mod net;

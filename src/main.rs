@@ -21,6 +21,7 @@ use self::commands::common::log_filter;
 use self::commands::common::stdout;
 use self::commands::refusal;
 use mqueue::cluster::QueueAction;
+use mqueue::io_error::without_numbers;
 
 /// Notes a closed stdout. Runs before `main`, because std replaces a closed stdout with /dev/null.
 #[ctor::ctor(unsafe)]
@@ -84,6 +85,8 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Web(args) => commands::web::run(args.0).await,
             CliCommand::Peek(args) => commands::peek::run(args.0).await,
             CliCommand::Tail(args) => commands::tail::run(args.0).await,
+            CliCommand::Record(args) => commands::record::run(args.0).await,
+            CliCommand::Replay(args) => commands::replay::run(args.0).await,
             CliCommand::Ls(args) => commands::ls::run(args.0).await,
             CliCommand::Top(args) => commands::top::run(args.0).await,
             CliCommand::Create(args) => commands::admin::run(QueueAction::Create, args.0.action).await,
@@ -138,5 +141,5 @@ fn print_clap_error(error: &clap::Error, typed: &[OsString]) -> ExitCode {
 
 #[allow(clippy::print_stderr, reason = "the one place that prints plain text to stderr")]
 fn print_error(error: &anyhow::Error) {
-    eprintln!("mqueue: {error:#}");
+    eprintln!("mqueue: {}", without_numbers(&format!("{error:#}")));
 }

@@ -21,6 +21,8 @@ use sd_notify::NotifyState;
 use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
+use crate::io_error::describe;
+
 /// A socket that systemd passed.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -34,8 +36,22 @@ pub enum ActivationSocket {
 /// Takes the passed sockets (`LISTEN_FDS`). Needs a tokio runtime. Fails if a descriptor is not a
 /// listening or datagram socket.
 pub fn passed_sockets() -> io::Result<Vec<ActivationSocket>> {
+    Ok(named_sockets()?.into_iter().map(|(_, socket)| socket).collect())
+}
+
+/// Takes the passed sockets as [`passed_sockets`] does, each with the name that its unit gives it
+/// (`FileDescriptorName=`, otherwise the name of the socket unit); the name is empty if systemd gives
+/// none.
+pub fn named_sockets() -> io::Result<Vec<(String, ActivationSocket)>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').map(str::to_owned);
     let mut passed = ListenFd::from_env();
-    (0..passed.len()).map(|index| ActivationSocket::take(&mut passed, index)).collect()
+    let count = passed.len();
+    let mut take = |index| {
+        let socket = ActivationSocket::take(&mut passed, index)?;
+        Ok((names.next().unwrap_or_default(), socket))
+    };
+    (0..count).map(&mut take).collect()
 }
 
 /// The sockets that wake the service.
@@ -181,7 +197,7 @@ impl Notifier {
 
     fn notify(self, state: NotifyState<'_>) {
         if let Err(e) = sd_notify::notify(&[state]) {
-            tracing::debug!("cannot notify systemd: {e}");
+            tracing::debug!("cannot notify systemd: {}", describe(&e));
         }
     }
 }

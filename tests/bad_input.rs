@@ -68,6 +68,38 @@ fn invalid_handlers_are_refused() {
 }
 
 #[test]
+fn system_errors_are_shown_without_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (missing, taken) = (folder.path().join("missing"), taken.local_addr().unwrap());
+    let missing = missing.display();
+    let (no_file, in_use) = ("no such file or directory", "address already in use");
+    for (args, code, says) in [
+        (format!("producer --stream foo {missing}"), 1, no_file),
+        (format!("producer --stream foo --auth-secret-file {missing}"), 2, no_file),
+        (format!("consumer --stream foo --group 1 --tls --tls-ca-file {missing}"), 2, no_file),
+        (format!("consumer --stream foo --group 1 --handler file:{missing}/x"), 2, no_file),
+        (format!("consumer --stream foo --group 1 --listen {taken}"), 1, in_use),
+        (format!("ingest --listen unix:{missing}/x --to foo"), 1, "its folder does not exist"),
+        (format!("ingest --listen tcp:{taken} --to foo"), 1, "another process listens there"),
+        (format!("ingest --listen udp:127.0.0.1:0 --to foo --metrics-listen {taken}"), 1, in_use),
+        (format!("send --to unix:{missing}"), 69, no_file),
+        (format!("send --to unixgram:{missing}"), 69, no_file),
+        (format!("gateway --listen {taken}"), 1, in_use),
+        (format!("gateway --bearer-token-file {missing}"), 2, no_file),
+        (format!("web --listen {taken}"), 1, in_use),
+        (format!("web --bearer-token-file {missing}"), 2, no_file),
+        (format!("wakeup --socket-dir {missing} --listen {taken}"), 1, in_use),
+        (format!("broker --memory --tcp-address {taken}"), 1, in_use),
+        (format!("broker --memory --tcp-address 127.0.0.1:0 --http-address {taken}"), 1, in_use),
+        (format!("broker --config {missing}"), 2, no_file),
+        (format!("simulate --duration 1s --plot {missing}/x.svg"), 1, no_file),
+    ] {
+        fails(&args, code, &[says]);
+    }
+}
+
+#[test]
 fn missing_and_invalid_flags_are_refused() {
     fails("consumer", 2, &["--stream", "--group"]);
     fails("producer", 2, &["--stream"]);

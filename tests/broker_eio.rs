@@ -59,10 +59,10 @@ fn a_failed_write_refuses_publishing_and_the_next_segment_is_tried() {
             acknowledged += 1;
             false
         }
-        refusal => refusal.contains("cannot write to the log: Input/output error"),
+        refusal => refusal.contains("cannot write to the log: input/output error"),
     });
     let ping = get(&broker.http(), "/ping");
-    assert!(ping.starts_with("NOK - ") && ping.contains("Input/output error"), "{ping:?}");
+    assert!(ping.starts_with("NOK - ") && ping.contains("input/output error"), "{ping:?}");
     drop(bad);
     wait_until("health without any publish", || get(&broker.http(), "/ping") == "OK");
     assert_eq!(publish(&broker, b"x"), "OK");
@@ -169,7 +169,7 @@ fn new_parents_of_a_data_path_are_synced() {
         let Some(broker) = start(&data, "always", &path.join(level)) else { return };
         let finished = broker.finish();
         assert_eq!(finished.code, Some(1), "{finished:?}");
-        let line = format!("cannot use {}: I/O error", data.display());
+        let line = format!("cannot use {}: input/output error", data.display());
         assert!(finished.stderr.contains(&line), "{}", finished.stderr);
     }
     let data = top.path().join("never/a");

@@ -1,8 +1,11 @@
 //! The embedded broker on Unix sockets.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
@@ -54,4 +57,49 @@ fn stale_sockets_are_replaced_and_sockets_in_use_are_not() {
     let third = started(folder.path());
     assert!(ask(&folder.path().join("tcp"), b"  V2PUB foo\n\0\0\0\x01x", 10).ends_with("OK"));
     drop(third);
+}
+
+/// A broker in this folder with two sockets that systemd passes, one of them on TCP.
+fn with_passed_sockets(folder: &Path, unix: &UnixListener, tcp: &TcpListener, names: &str, flags: &str) -> Mqueue {
+    let script = format!(
+        r#"exec 3<&0 4<&1 </dev/null >&2; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec "$0" broker --data-path {} {flags}"#,
+        folder.join("data").display()
+    );
+    let (unix, tcp) = (unix.try_clone().expect("a descriptor"), tcp.try_clone().expect("a descriptor"));
+    Mqueue::shell(&script).with_stdin_from(OwnedFd::from(unix).into()).with_stdout(Stdio::from(OwnedFd::from(tcp)))
+}
+
+#[test]
+fn sockets_that_systemd_passes_are_used_by_name_or_address_and_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nsq.sock");
+    let (unix, tcp) = (UnixListener::bind(&path).expect("a name"), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let http = tcp.local_addr().expect("bound");
+    let by_address = format!("--tcp-address unix:{} --http-address {http}", path.display());
+    for (names, flags) in [("tcp:http", "--http-address="), ("a.socket:a.socket", by_address.as_str())] {
+        // the client is there before the broker
+        let mut early = UnixStream::connect(&path).expect("it listens");
+        early.write_all(b"  V2PUB foo\n\0\0\0\x01x").expect("a queue");
+        let broker = with_passed_sockets(folder.path(), &unix, &tcp, names, flags).start();
+        broker.wait_to_say(&format!("HTTP: listening on {http}"));
+        let mut answer = [0; 10];
+        early.read_exact(&mut answer).expect("an answer");
+        assert!(answer.ends_with(b"OK"), "{answer:?}");
+        broker.signal(Signal::SIGTERM);
+        let end = broker.finish();
+        assert_eq!(end.code, Some(0), "{end:?}");
+        assert!(!end.stderr.contains("does not listen"), "{end:?}");
+        assert!(path.exists(), "it is systemd's");
+    }
+}
+
+#[test]
+fn a_passed_socket_of_no_use_is_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nsq.sock");
+    let (unix, tcp) = (UnixListener::bind(&path).expect("a name"), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let end = with_passed_sockets(folder.path(), &unix, &tcp, "tcp:other.socket", "").run();
+    assert_eq!(end.code, Some(2), "{end:?}");
+    assert!(end.stderr.contains("FileDescriptorName=tcp, http or https") && end.stderr.lines().count() == 1, "{end:?}");
+    assert!(!folder.path().join("data").exists(), "nothing is left behind");
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::io::BufRead as _;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::support::{Gateway, Nsqd, mqueue, needs, wait_until};
 
 /// The bodies of jobs, as lines.
@@ -314,7 +316,7 @@ fn dropped_and_repeatedly_failed_jobs_become_dead_letters() {
         .stdout
         .lines()
         .map(|line| {
-            let letter: serde_json::Value = serde_json::from_str(line).unwrap();
+            let letter: Value = serde_json::from_str(line).unwrap();
             format!(
                 "{} {} {}",
                 letter["body"].as_str().unwrap(),
@@ -436,13 +438,60 @@ fn openapi_is_valid_and_describes_the_responses() {
     every_reference_resolves(&description, &description);
 }
 
-fn every_reference_resolves(value: &serde_json::Value, root: &serde_json::Value) {
+/// The names of a description's query parameters of an operation.
+fn query_parameters<'a>(operation: &'a Value, root: &'a Value) -> BTreeSet<&'a str> {
+    let resolved = |it: &'a Value| match it["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).expect("it resolves"),
+        None => it,
+    };
+    let all = operation["parameters"].as_array().into_iter().flatten().map(resolved);
+    all.filter(|it| it["in"] == "query").map(|it| it["name"].as_str().expect("a name")).collect()
+}
+
+#[test]
+fn openapi_and_the_gateway_agree_on_methods_parameters_and_answers() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    let gateway = Gateway::start(&nsqd, "");
+    let description = gateway.get("/openapi.json").body;
+    // the gateway lists the answers that it knows
+    let words =
+        |text: &str| text.split([' ', ',']).filter(|it| !it.is_empty()).map(str::to_owned).collect::<BTreeSet<_>>();
+    let unknown = gateway.post("/jobs/nonsense", b"").body["error"].as_str().unwrap().to_owned();
+    let verbs = &description["components"]["parameters"]["verb"]["schema"]["enum"];
+    let verbs: Vec<&str> = verbs.as_array().unwrap().iter().map(|verb| verb.as_str().unwrap()).collect();
+    let known = unknown.rsplit("use ").next().unwrap().replace(" or ", ", ");
+    assert_eq!(words(&known), verbs.iter().map(|verb| (*verb).to_owned()).collect::<BTreeSet<_>>(), "{unknown}");
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        let filled = path.replace("{stream}", "s").replace("{group}", "g").replace("{token}", &"0".repeat(40));
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
+            let operation = &methods[method.to_lowercase()];
+            let mut accepted = BTreeSet::new();
+            // each answer takes parameters of its own
+            for verb in if path.contains("{verb}") { &verbs[..] } else { &["-"] } {
+                let url = format!("{}?nonsense=1", filled.replace("{verb}", verb));
+                let answer = gateway.ask(method, &url, "", b"");
+                assert_eq!(answer.status == 405, operation.is_null(), "{method} {url} answers {answer:?}");
+                assert_ne!(answer.status, 404, "{method} {url}");
+                // the gateway lists the parameters that it knows
+                let error = answer.body["error"].as_str().unwrap_or_default();
+                if let Some((_, listed)) = error.split_once("unknown parameter \"nonsense\": use ") {
+                    accepted.extend(words(listed));
+                }
+            }
+            let described = query_parameters(operation, &description).into_iter().map(str::to_owned).collect();
+            assert_eq!(accepted, described, "{method} {path}");
+        }
+    }
+}
+
+fn every_reference_resolves(value: &Value, root: &Value) {
     if let Some(reference) = value.get("$ref").and_then(|reference| reference.as_str()) {
         assert!(root.pointer(reference.trim_start_matches('#')).is_some(), "{reference} does not resolve");
     }
     match value {
-        serde_json::Value::Object(fields) => fields.values().for_each(|it| every_reference_resolves(it, root)),
-        serde_json::Value::Array(items) => items.iter().for_each(|it| every_reference_resolves(it, root)),
+        Value::Object(fields) => fields.values().for_each(|it| every_reference_resolves(it, root)),
+        Value::Array(items) => items.iter().for_each(|it| every_reference_resolves(it, root)),
         _ => {}
     }
 }

@@ -315,8 +315,7 @@ fn an_address_in_use_is_one_line_and_without_the_flag_nothing_listens() {
         (format!("ingest --listen tcp:127.0.0.1:0 --to a --nsqd-tcp-address {tcp}"), "--metrics-listen"),
     ] {
         let finished = mqueue(&format!("{command} {flag} {address}")).run();
-        let line =
-            format!("mqueue: cannot listen on {address}: Address already in use (os error 98): choose another {flag}");
+        let line = format!("mqueue: cannot listen on {address}: address already in use: choose another {flag}");
         assert_eq!((finished.code, finished.stderr.trim_end()), (Some(1), line.as_str()), "{command}");
     }
     nsqd.publish("a", b"x");

@@ -402,11 +402,18 @@ fn with_auth_no_message_is_shown() {
     broker.publish("orders", b"secret");
     for path in ["/channel/peek?topic=orders&channel=billing", "/topic/peek?topic=orders"] {
         let refused = get(&broker.http(), path);
-        assert!(refused.starts_with(r#"{"message":"UNAUTHORIZED: "#), "{refused}");
+        for part in [r#"{"message":"UNAUTHORIZED: "#, "--auth-http-address", "mqueue tail --auth-secret-file"] {
+            assert!(refused.contains(part), "{part:?} is missing in: {refused}");
+        }
     }
     let refused = on(&broker, "orders/billing").run();
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
-    assert!(refused.stderr.contains("answered 403 UNAUTHORIZED: with AUTH"), "{}", refused.stderr);
+    let line = format!(
+        " ERROR nsqd at {} shows messages to clients with AUTH only (--auth-http-address), and HTTP has no AUTH: mqueue \
+         tail --auth-secret-file PATH shows new ones\n",
+        broker.http()
+    );
+    assert!(refused.stderr.ends_with(&line) && refused.stderr.lines().count() == 1, "{}", refused.stderr);
 }
 
 /// Flips a bit of this text in the log.

@@ -58,8 +58,23 @@ fn handlers_work_within_the_hardening() {
 }
 
 #[test]
+fn a_broker_sleeps_between_clients_and_wakes_for_deferred_messages() {
+    inside("broker-sleeps-and-wakes");
+}
+
+#[test]
+fn connections_at_any_moment_of_the_brokers_exit_are_served() {
+    inside("broker-lossless-around-the-idle-exit");
+}
+
+#[test]
 fn the_units_are_sound_and_hardened() {
     inside("units-are-sound");
+}
+
+#[test]
+fn every_daemon_runs_as_a_unit() {
+    inside("daemons-run");
 }
 
 #[test]

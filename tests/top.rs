@@ -42,6 +42,32 @@ fn with_orders() -> Nsqd {
 }
 
 #[test]
+fn messages_are_viewed_and_stay() {
+    needs_terminal!();
+    for (nsqd, words) in
+        [(Nsqd::embedded(&[]), r"red \x1b[31mtext"), (Nsqd::real(&[]), "without delivering it: mqueue tail")]
+    {
+        nsqd.create("orders", "billing");
+        nsqd.publish("orders", b"red \x1b[31mtext");
+        nsqd.publish("orders", "x".repeat(100_000).as_bytes());
+        wait_until("the group to have them", || nsqd.channel("orders", "billing").depth == 2);
+        let top = top("", &[&nsqd]);
+        top.press(&["j", "v"]);
+        top.wait_for("messages of orders/billing: ");
+        top.wait_for(words);
+        if words.contains("red") {
+            top.wait_for("messages of orders/billing: 1 to 2");
+            top.wait_for(r"    0  red \x1b[31mtext");
+            nsqd.publish("orders", b"the third");
+            top.wait_for("the third");
+        }
+        top.press(&["Escape"]);
+        top.wait_for("?:keys");
+        assert_eq!(nsqd.channel("orders", "billing").in_flight_count, 0);
+    }
+}
+
+#[test]
 fn actions_are_done_after_a_yes() {
     needs_terminal!();
     let nsqd = with_orders();

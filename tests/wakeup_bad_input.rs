@@ -45,9 +45,7 @@ fn missing_folders_are_logged_unless_another_has_a_socket() {
     let nowhere = mqueue(&format!("wakeup --nsqd-http-address {} {ARGS}", nsqd.http()))
         .arg("--socket-dir")
         .arg(missing.to_str().unwrap());
-    nowhere
-        .start()
-        .wait_to_say("missing: No such file or directory (os error 2): fix it, or name another --socket-dir");
+    nowhere.start().wait_to_say("missing: no such file or directory: fix it, or name another --socket-dir");
 }
 
 #[test]
@@ -138,7 +136,7 @@ fn missing_permissions_for_folders_and_sockets_are_logged() {
     std::fs::create_dir(doors.at("hidden")).unwrap();
     mode(&doors.at("hidden"), 0o700);
     let args = format!("{ARGS} --socket-dir {}", doors.at("hidden").display());
-    let words = ["hidden: Permission denied", "locked.sock: permission denied: run wakeup as root"];
+    let words = ["hidden: permission denied", "locked.sock: permission denied: run wakeup as root"];
     says_once(doors.wakeup(&nsqd, &args).run_by(65534), &doors, &words);
     assert_eq!(doors.pokes("locked.sock"), 0);
 }

@@ -4,10 +4,12 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use mqueue::http::client::{cause, client_with_tls};
+use mqueue::net::tls::{TlsClient, TlsClientSettings};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Nsqd, Web, mqueue, needs, wait_until};
+use crate::support::{Certificates, Nsqd, Web, mqueue, needs, wait_until};
 
 /// Creates a stream `orders` with a group `billing`, and a message in it.
 fn with_orders() -> Nsqd {
@@ -24,6 +26,57 @@ fn tokens() -> (tempfile::NamedTempFile, String) {
     std::fs::write(file.path(), "sesame act name=alice\nonly-mail act name=bob groups=mail\npub publish\n").unwrap();
     let flags = format!("--allow-actions --bearer-token-file {}", file.path().display());
     (file, flags)
+}
+
+/// The text at this URL, by a client that trusts the tests' authority.
+fn get_securely(certificates: &Certificates, url: &str) -> Result<String, String> {
+    let settings = TlsClientSettings { ca_file: Some(certificates.file("ca.pem")), ..TlsClientSettings::default() };
+    let (url, tls) = (url.parse().unwrap(), TlsClient::new(&settings).unwrap());
+    let client = client_with_tls(&url, &tls).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let got = runtime.block_on(async { client.get(url).send().await?.text().await });
+    got.map_err(|error| cause(&error))
+}
+
+#[test]
+fn the_page_and_that_of_the_broker_are_served_over_tls() {
+    needs!("nsqd");
+    let (nsqd, certificates) = (Nsqd::start(), Certificates::new());
+    nsqd.create("orders", "billing");
+    let tls = |name: &str| {
+        let path = |end: &str| certificates.file(&format!("{name}.{end}")).display().to_string();
+        format!("--tls-cert {} --tls-key {}", path("pem"), path("key"))
+    };
+    let data = tempfile::tempdir().unwrap();
+    let broker = format!(
+        "broker --data-path {} --tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --https-address= --web 127.0.0.1:0",
+        data.path().display()
+    );
+    let page = format!("web --listen 127.0.0.1:0 --nsqd-http-address {}", nsqd.http());
+    for command in [page, broker] {
+        let program = mqueue(&format!("{command} {}", tls("server"))).start();
+        program.wait_to_say("listening on https://");
+        let said = program.stderr();
+        let url = said.split_whitespace().find(|word| word.starts_with("https://")).unwrap();
+        assert!(get_securely(&certificates, url).unwrap().contains("<title>mqueue"), "{command}");
+        let address = url.trim_start_matches("https://").trim_end_matches('/');
+        assert!(get_securely(&certificates, &format!("http://{address}/")).is_err(), "{command}");
+        // the certificate is read again, as a renewed one is
+        for end in ["pem", "key"] {
+            std::fs::copy(certificates.file(&format!("elsewhere.{end}")), certificates.file(&format!("server.{end}")))
+                .unwrap();
+        }
+        program.signal(Signal::SIGHUP);
+        wait_until("the other certificate", || {
+            get_securely(&certificates, url).is_err_and(|why| why.contains("another name"))
+        });
+        for end in ["pem", "key"] {
+            std::fs::copy(certificates.file(&format!("client.{end}")), certificates.file(&format!("server.{end}")))
+                .unwrap();
+        }
+    }
+    let half = mqueue(&format!("web --tls-cert {}", certificates.file("server.pem").display())).run();
+    assert_eq!((half.code, half.stderr.contains("--tls-cert needs --tls-key")), (Some(2), true), "{}", half.stderr);
 }
 
 #[test]

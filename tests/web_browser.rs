@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::chromium::pictures;
 use crate::support::{Chromium, Client, FakeCluster, Nsqd, Web, mqueue, needs, wait_until};
-use crate::web_letters::{add_letter, with_token};
+use crate::web_letters::{add_letter, add_letter_with, with_token};
 
 const WIDE: (u32, u32) = (1280, 800);
 const NARROW: (u32, u32) = (390, 800);
@@ -205,6 +205,41 @@ fn dead_letters_are_searched_retried_and_dropped() {
     chromium.click("#confirm");
     chromium.wait_for("main", "0 letters, of 0.");
     nsqd.wait_for_empty("orders.dead", "errors");
+    chromium.assert_calm(&web.url());
+}
+
+#[test]
+fn a_single_letter_is_opened_as_text_and_bytes_and_dropped() {
+    needs!("nsqd");
+    let Some(mut chromium) = Chromium::start() else { return };
+    let nsqd = Nsqd::embedded(&[]);
+    nsqd.create("orders", "billing");
+    add_letter(&nsqd, "exit status 1", format!("<b>order</b> {}", "x".repeat(5000)).as_bytes());
+    add_letter_with(&nsqd, "fedcba9876543210", "no money", b"another");
+    let (web, _file) = with_token(&nsqd, "");
+    chromium.open(&format!("{}#/letters/orders", web.url()), NARROW, true);
+    chromium.click(".letter:has-text('exit status 1') a");
+    chromium.wait_for("h1", "dead letters of orders / 0123456789abcdef");
+    chromium.wait_for("#letter", "exit status 1");
+    chromium.wait_for("#letter pre", &format!("<b>order</b> {}", "x".repeat(5000)));
+    chromium.click("#bytes");
+    chromium.wait_for("#letter pre", "3c 62 3e 6f 72 64 65 72");
+    let overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
+    assert_eq!(chromium.eval(overflow), json!(false), "nothing sticks out");
+    assert_eq!(chromium.eval("document.querySelectorAll('main b').length"), json!(0));
+    chromium.eval("sessionStorage.setItem('mqueue-token', 'sesame')");
+    chromium.click("#drop");
+    chromium.wait_for("#dialog", "The message 0123456789abcdef will be lost.");
+    chromium.click("#confirm");
+    chromium.wait_for("#said", "Dropped 0123456789abcdef");
+    chromium.wait_for("h1", "dead letters / orders");
+    chromium.wait_for("main", "1 letter, of 1.");
+    chromium.click(".letter a");
+    chromium.wait_for("#letter", "no money");
+    chromium.click("#redrive");
+    chromium.click("#confirm");
+    chromium.wait_for("#said", "Published again: fedcba9876543210");
+    assert_eq!(nsqd.channel("orders", "billing").depth, 1);
     chromium.assert_calm(&web.url());
 }
 

@@ -11,7 +11,12 @@ use crate::support::{Client, Doors, Mqueue, Nsqd, Told, Web, mqueue, needs, wait
 
 /// Publishes a dead letter of `orders` and `billing`.
 pub(crate) fn add_letter(nsqd: &Nsqd, reason: &str, body: &[u8]) {
-    let id = MessageId::from_slice(b"0123456789abcdef").unwrap();
+    add_letter_with(nsqd, "0123456789abcdef", reason, body);
+}
+
+/// Publishes such a letter of the message with this id.
+pub(crate) fn add_letter_with(nsqd: &Nsqd, id: &str, reason: &str, body: &[u8]) {
+    let id = MessageId::from_slice(id.as_bytes()).unwrap();
     let message = Message { timestamp: 1, attempts: 3, id, body: Bytes::copy_from_slice(body) };
     let (stream, group) = ("orders".parse().unwrap(), "billing".parse().unwrap());
     let letter = DeadLetter::new(&stream, &group, &message, reason.to_owned());
@@ -75,6 +80,88 @@ fn letters_are_listed_searched_redriven_and_dropped() {
     }
     assert_eq!(web.post("/api/letters/eat", "sesame", &json!({"stream": "orders"})).status, 404);
     assert_eq!(web.post("/api/letters/list", "sesame", &json!({"stream": "a/b"})).status, 422);
+}
+
+#[test]
+fn a_list_has_a_hundred_letters_and_says_whether_these_are_all() {
+    needs!("nsqd");
+    let nsqd = Nsqd::start();
+    nsqd.create("orders", "billing");
+    let (web, _file) = with_token(&nsqd, "");
+    let mut added = 0;
+    for (all, shown) in [(16, 16), (60, 60), (130, 100)] {
+        (added..all).for_each(|number| add_letter(&nsqd, "no", format!("order {number}").as_bytes()));
+        added = all;
+        let mut list = Value::Null;
+        // the group gets them soon
+        wait_until("all to be counted", || {
+            list = letters(&web, "list", "");
+            list["total"] == all
+        });
+        assert_eq!((list["letters"].as_array().unwrap().len(), &list["complete"]), (shown, &(all == shown).into()));
+        wait_until("all to be back", || nsqd.channel("orders.dead", "errors").depth == all as i64);
+    }
+}
+
+#[test]
+fn a_single_letter_is_opened_whole_retried_and_dropped() {
+    needs!("nsqd");
+    for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+        nsqd.create("orders", "billing");
+        let long = "é".repeat(100_000);
+        for number in 0..30 {
+            add_letter_with(&nsqd, &format!("{number:016x}"), "exit status 1", format!("order {number}").as_bytes());
+        }
+        add_letter_with(&nsqd, "00000000000000ff", "too long", long.as_bytes());
+        add_letter_with(&nsqd, "00000000000000fe", "binary", b"\xff\x00");
+        let (web, _file) = with_token(&nsqd, "");
+        let mut events = web.events();
+        events.wait_for("the letters", |stream| stream["dead_letters"] == 32);
+        let list = letters(&web, "list", "");
+        let named = |id: &str| {
+            let letter = list["letters"].as_array().unwrap().iter().find(|it| it["id"] == id).unwrap();
+            json!({"id": id, "group": "billing", "died": letter["died"]})
+        };
+        let back = |all: i64| wait_until("all to be back", || nsqd.channel("orders.dead", "errors").depth == all);
+        back(32);
+        let ask = |verb: &str, letter: &Value| {
+            web.post(&format!("/api/letters/{verb}"), "sesame", &json!({"stream": "orders", "letter": letter}))
+        };
+        let opened = ask("open", &named("00000000000000ff")).json();
+        assert_eq!(
+            (&opened["body"], &opened["cut"], &opened["reason"]),
+            (&long.as_str().into(), &false.into(), &"too long".into())
+        );
+        assert_eq!(
+            (&opened["stream"], &opened["attempts"], &opened["part"]),
+            (&"orders".into(), &3.into(), &Value::Null)
+        );
+        // those before it may be deferred for 10 s
+        back(32);
+        let opened = ask("open", &named("00000000000000fe")).json();
+        assert_eq!((&opened["body"], &opened["binary"]), (&"ff00".into(), &true.into()));
+        back(32);
+        let redriven = ask("redrive", &named("0000000000000005")).json();
+        assert_eq!(redriven["done"], 1, "{redriven}");
+        wait_until("it to be back in its group", || nsqd.channel("orders", "billing").depth == 1);
+        web.program.wait_to_say("web: alice, to redrive the dead letter 0000000000000005 of orders: 1 published again");
+        back(31);
+        assert_eq!(ask("drop", &named("0000000000000006")).json()["done"], 1);
+        back(30);
+        for verb in ["redrive", "drop"] {
+            assert_eq!(ask(verb, &named("0000000000000005")).json()["done"], 0, "it is gone");
+            back(30);
+        }
+        assert_eq!(ask("open", &named("0000000000000005")).status, 404);
+        assert_eq!(ask("open", &Value::Null).status, 422);
+        assert_eq!(web.get("/api/letter?stream=orders").status, 422);
+        if nsqd.channel("orders", "billing").oldest_ms.is_some() {
+            let died = &named("00000000000000ff")["died"];
+            let looked =
+                web.get(&format!("/api/letter?stream=orders&group=billing&id=00000000000000ff&died={died}")).json();
+            assert_eq!((&looked["body"], &looked["reason"]), (&long.as_str().into(), &"too long".into()));
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! A connection reads, decodes all complete commands, and executes them under one lock; then it
 //! writes its outbox. No lock is held while anything waits.
 
+pub mod accept_gate;
 pub mod auth;
 pub mod config;
 mod descriptors;
@@ -41,6 +42,7 @@ use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 pub use self::log_level::LogLevel;
 use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
 pub use self::statsd::StatsdSettings;
+use crate::io_error::describe;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The version of nsqd that the broker behaves like, and reports to clients.
@@ -189,7 +191,7 @@ impl Broker {
                 Ok(true) => tokio::time::sleep(COMPACTION_PAUSE).await,
                 Ok(false) => self.await_compaction(next).await,
                 Err(error) => {
-                    tracing::error!(%error, "compaction of the log failed; retrying later");
+                    tracing::error!(error = %describe(&error), "compaction of the log failed; retrying later");
                     self.await_compaction(next).await;
                 }
             }

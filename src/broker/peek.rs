@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Broker;
 use super::log::DetachedReader;
 use super::state::{Now, PeekError, PeekPosition, PeekSelection, PeekStep, PeekedRun, RunBodies};
+use crate::io_error::describe;
 use crate::proto::{PeekedMessage, excerpt};
 
 /// Peeks at once, from the request until the answer is sent; each has about [`MAX_ANSWER`] bytes.
@@ -141,7 +142,7 @@ impl AnswerLines {
                 Ok(bodies) => bodies.map(Ok),
                 Err(_) if self.may_have_moved(&run.bodies) => return StepProgress::Again,
                 Err(error) => {
-                    let reason = excerpt(error.to_string().as_bytes());
+                    let reason = excerpt(describe(&error).as_bytes());
                     for index in run.skip..run.count {
                         self.add_message(run, index, Err(&reason), now);
                         if self.is_full() {

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use nix::unistd::gethostname;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accept_gate::{AcceptGate, GatedListener};
 use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
@@ -60,6 +61,14 @@ impl std::fmt::Display for ListenAddress {
 }
 
 impl ListenAddress {
+    /// The host, if it is a TCP address.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(address) => Some(address.host()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Listens on the address. Replaces a stale Unix socket that a killed broker left behind, but
     /// not one that is listened on.
     pub async fn bind(&self) -> io::Result<ListeningSocket> {
@@ -67,32 +76,86 @@ impl ListenAddress {
             Self::Tcp(address) => {
                 let listener = listen(address).await?;
                 let address = listener.local_addr()?;
-                Ok(ListeningSocket { address: Some(address), path: None, listener: BrokerListener::Tcp(listener) })
+                Ok(ListeningSocket {
+                    place: BoundPlace::Tcp(address),
+                    file: None,
+                    listener: BrokerListener::Tcp(listener),
+                })
             }
             Self::Unix(path) => {
                 remove_stale_socket(path)?;
                 let listener = BrokerListener::Unix(UnixListener::bind(path)?);
-                Ok(ListeningSocket { address: None, path: Some(UnixSocketFile(path.clone())), listener })
+                let file = Some(UnixSocketFile(path.clone()));
+                Ok(ListeningSocket { place: BoundPlace::Unix(path.clone()), file, listener })
             }
         }
     }
 }
 
-/// A listener and its address. The file of a Unix socket is removed with it.
+/// A listener and its address. The file of a Unix socket that the broker made is removed with it.
 #[derive(Debug)]
 pub struct ListeningSocket {
-    /// The address, if it is TCP.
-    pub address: Option<SocketAddr>,
-    path: Option<UnixSocketFile>,
+    place: BoundPlace,
+    file: Option<UnixSocketFile>,
     listener: BrokerListener,
+}
+
+/// The address that a listener is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundPlace {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl ListeningSocket {
+    /// A TCP listener that another program bound, such as systemd.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its address cannot be read.
+    pub fn passed_tcp(listener: TcpListener) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(Self { place: BoundPlace::Tcp(address), file: None, listener: BrokerListener::Tcp(listener) })
+    }
+
+    /// A Unix socket that another program bound; its file stays.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its address cannot be read.
+    pub fn passed_unix(listener: UnixListener) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().map(PathBuf::from).unwrap_or_default();
+        Ok(Self { place: BoundPlace::Unix(path), file: None, listener: BrokerListener::Unix(listener) })
+    }
+
+    /// The address that it is bound to.
+    pub fn place(&self) -> &BoundPlace {
+        &self.place
+    }
+
+    /// The address, if it is TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            BoundPlace::Tcp(address) => Some(address),
+            BoundPlace::Unix(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for ListeningSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.address, &self.path) {
-            (Some(address), _) => write!(f, "{address}"),
-            (None, Some(UnixSocketFile(path))) => write!(f, "{}", path.display()),
-            (None, None) => unreachable!("it listens somewhere"),
+        self.place.fmt(f)
+    }
+}
+
+impl std::fmt::Display for BoundPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -113,17 +176,22 @@ pub struct BrokerServer {
     /// The HTTP API's protection from web pages. Requests may name this machine, the broadcast
     /// address and the hosts that are listened on.
     pub guard: BrowserGuard,
+    /// The gate of all listeners.
+    pub gate: AcceptGate,
 }
 
 /// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
 /// does not touch its directory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BoundAddresses {
-    tcp: Vec<ListeningSocket>,
-    http: Vec<ListeningSocket>,
-    https: Vec<ListeningSocket>,
+    /// Listeners for NSQ's TCP protocol.
+    pub tcp: Vec<ListeningSocket>,
+    /// Listeners for the HTTP API.
+    pub http: Vec<ListeningSocket>,
+    /// Listeners for the HTTP API over TLS.
+    pub https: Vec<ListeningSocket>,
     /// The hosts in the addresses of the HTTP API.
-    hosts: Vec<String>,
+    pub hosts: Vec<String>,
 }
 
 impl BoundAddresses {
@@ -137,11 +205,7 @@ impl BoundAddresses {
         http: &[ListenAddress],
         https: &[ListenAddress],
     ) -> Result<Self, BindError> {
-        let hosts = http.iter().chain(https).filter_map(|address| match address {
-            ListenAddress::Tcp(address) => Some(address.host().to_owned()),
-            ListenAddress::Unix(_) => None,
-        });
-        let hosts = hosts.collect();
+        let hosts = http.iter().chain(https).filter_map(ListenAddress::host).map(str::to_owned).collect();
         Ok(Self { tcp: bind_all(tcp).await?, http: bind_all(http).await?, https: bind_all(https).await?, hosts })
     }
 }
@@ -194,18 +258,19 @@ impl BrokerServer {
         };
         let guard = hosts.iter().chain([&identity.broadcast_address]);
         let guard = guard.fold(BrowserGuard::default(), |guard, host| guard.with_host(host));
-        Self { broker: Arc::new(broker), identity, tcp, http, https, guard }
+        Self { broker: Arc::new(broker), identity, tcp, http, https, guard, gate: AcceptGate::default() }
     }
 
     /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, mut tcp, mut http, mut https, guard } = self;
+        let Self { broker, identity, mut tcp, mut http, mut https, guard, gate } = self;
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
-            tcp.iter_mut().chain(&mut http).chain(&mut https).filter_map(|bound| bound.path.take()).collect();
+            tcp.iter_mut().chain(&mut http).chain(&mut https).filter_map(|bound| bound.file.take()).collect();
         for bound in tcp {
-            tasks.spawn(tcp::serve(broker.clone(), bound.listener, tcp_places.clone(), stop.clone(), tasks.clone()));
+            let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
+            tasks.spawn(tcp::serve(broker.clone(), accepting, tcp_places.clone(), stop.clone(), tasks.clone()));
         }
         let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
         let config = broker.config();
@@ -220,7 +285,8 @@ impl BrokerServer {
                 BrokerListener::Unix(_) => guard.clone().with_any_host(),
             };
             let settings = http::settings(guard, tls);
-            tasks.spawn(http::serve(router.clone(), bound.listener, settings, places, stop, tasks.clone()))
+            let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
+            tasks.spawn(http::serve(router.clone(), accepting, settings, places, stop, tasks.clone()))
         };
         for bound in http {
             serve(&plain_router, bound, None);
@@ -253,13 +319,13 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<ListeningSocket>, B
 
 /// The port of the first listener; 0 without one, and for a Unix socket.
 fn tcp_port(bound: &[ListeningSocket]) -> u16 {
-    bound.first().and_then(|bound| bound.address).map_or(0, |address| address.port())
+    bound.first().and_then(ListeningSocket::address).map_or(0, |address| address.port())
 }
 
 /// The port of the first listener, as nsqd reports it: -1 for a Unix socket, 0 without a listener.
 fn port(bound: &[ListeningSocket]) -> i32 {
     match bound.first() {
-        Some(bound) => bound.address.map_or(-1, |address| i32::from(address.port())),
+        Some(bound) => bound.address().map_or(-1, |address| i32::from(address.port())),
         None => 0,
     }
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::io_error::describe;
+
 /// Delay after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Listener on a TCP port or a Unix socket.
 #[derive(Debug)]
-pub enum BrokerListener {
+pub(super) enum BrokerListener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix socket.
@@ -33,7 +35,7 @@ impl BrokerListener {
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut is_logged, true) {
-                        tracing::warn!(%error, "cannot accept a connection; retrying every {ACCEPT_RETRY:?}");
+                        tracing::warn!(error = %describe(&error), "cannot accept a connection; retrying every {ACCEPT_RETRY:?}");
                     }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }

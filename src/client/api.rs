@@ -78,6 +78,15 @@ pub enum HttpError {
         /// NSQ's error code, such as `TOPIC_NOT_FOUND`; empty if there is none.
         code: String,
     },
+    /// The server shows messages to clients with AUTH only, and its HTTP API has no AUTH.
+    #[error(
+        "nsqd at {address} shows messages to clients with AUTH only (--auth-http-address), and HTTP has no AUTH: \
+         mqueue tail --auth-secret-file PATH shows new ones"
+    )]
+    NeedsAuth {
+        /// The server's address.
+        address: String,
+    },
     /// The answer cannot be parsed, or exceeds a limit.
     #[error("{program} at {address} sent an answer to {path} that cannot be read: is this its HTTP port? ({reason})")]
     Answer {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Address;
 #[cfg(feature = "lookup")]
 use super::HttpError;
+use crate::io_error::describe;
 use crate::proto::{FrameError, WireError};
 
 /// The error of a connection to one nsqd, with its address.
@@ -14,7 +15,7 @@ use crate::proto::{FrameError, WireError};
 #[non_exhaustive]
 pub enum Error {
     /// Connecting failed: nothing listens there, the name does not resolve, or the network is down.
-    #[error("cannot reach nsqd at {address}: {source}")]
+    #[error("cannot reach nsqd at {address}: {}", describe(source))]
     Unreachable {
         /// nsqd's address.
         address: Address,
@@ -59,7 +60,7 @@ pub enum Error {
     #[error("tokio-nsq connects without TLS, compression and AUTH: use --client own for these")]
     TokioNsqIsPlain,
     /// nsqd or the network closed the connection.
-    #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    #[error("nsqd at {address} closed the connection{}", .source.as_ref().map(|e| format!(": {}", describe(e))).unwrap_or_default())]
     Closed {
         /// nsqd's address.
         address: Address,

@@ -12,7 +12,7 @@ use crate::client::{HttpError, Lookupd, Nsqd, StatsFilter};
 #[cfg(feature = "tls")]
 use crate::net::tls::TlsClient;
 use crate::proto::QueueStats;
-use crate::proto::stats::Info;
+use crate::proto::stats::{Info, Lookup};
 
 /// The largest number of nsqds that are asked at the same time. It bounds the answers in memory.
 const MAX_REQUESTS: usize = 16;
@@ -56,6 +56,9 @@ pub struct ClusterState {
     pub at: Instant,
 }
 
+/// The version, addresses and counts of an nsqd.
+pub type NsqdAnswer = (Arc<Info>, Arc<QueueStats>);
+
 /// One nsqd.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -63,7 +66,7 @@ pub struct NsqdState {
     /// The HTTP API.
     pub api: Nsqd,
     /// The version, addresses and counts, or the reason why there are none.
-    pub answer: Result<(Arc<Info>, QueueStats), HttpError>,
+    pub answer: Result<NsqdAnswer, HttpError>,
     /// The time of the answer.
     pub at: Instant,
 }
@@ -79,7 +82,7 @@ impl ClusterState {
 impl NsqdState {
     /// Returns the counts if the nsqd answered.
     pub fn stats(&self) -> Option<&QueueStats> {
-        self.answer.as_ref().ok().map(|(_, stats)| stats)
+        self.answer.as_ref().ok().map(|(_, stats)| &**stats)
     }
 
     /// Returns what tells this nsqd from others: an nsqd may have several addresses.
@@ -133,7 +136,7 @@ impl ClusterApis {
     pub async fn observe(&self, filter: &StatsFilter) -> ClusterState {
         let lookupd_errors = self.look_up().await;
         let ask = |(number, api): (usize, Nsqd)| async move {
-            let answer = self.ask(&api, filter).await;
+            let answer = self.ask_impatiently(&api, filter).await;
             (number, NsqdState { api, answer, at: Instant::now() })
         };
         let asked = stream::iter(self.all_nsqds().into_iter().enumerate().map(ask));
@@ -146,41 +149,39 @@ impl ClusterApis {
 
     /// Asks the nsqlookupds that are due for their nsqds; returns the errors.
     async fn look_up(&self) -> Vec<HttpError> {
-        let is_due = |number: &usize| {
-            let known = self.known();
-            known.found.get(number).is_none_or(|(at, _)| at.elapsed() >= LOOKUP_INTERVAL)
-        };
-        let due = self.lookupds.iter().enumerate().filter(|(number, _)| is_due(number));
+        let due = self.lookupds.iter().enumerate().filter(|(number, _)| self.is_due(*number));
         let ask = |(number, lookupd): (usize, &Lookupd)| {
             let lookupd = lookupd.clone();
             async move { (number, lookupd.nodes().await) }
         };
         let answers = join_all(due.map(ask)).await;
-        let mut errors = Vec::new();
+        answers.into_iter().filter_map(|(number, nodes)| self.found(number, nodes).err()).collect()
+    }
+
+    /// True if it is time to ask an nsqlookupd for its nsqds again.
+    pub(super) fn is_due(&self, number: usize) -> bool {
+        let known = self.known();
+        known.found.get(&number).is_none_or(|(at, _)| at.elapsed() >= LOOKUP_INTERVAL)
+    }
+
+    /// Takes the nsqds that an nsqlookupd knows.
+    pub(super) fn found(&self, number: usize, nodes: Result<Lookup, HttpError>) -> Result<(), HttpError> {
+        let addresses = nodes?.producers.into_iter().map(|node| node.http_address());
         let mut known = self.known();
-        for (number, nodes) in answers {
-            let addresses = match nodes {
-                Ok(nodes) => nodes.producers.into_iter().map(|node| node.http_address()),
-                Err(error) => {
-                    errors.push(error);
-                    continue;
-                }
-            };
-            // an API that is known keeps its connections
-            let mut before = known.found.remove(&number).map(|(_, nsqds)| nsqds).unwrap_or_default();
-            let nsqd = |address: String| match before.iter().position(|nsqd| nsqd.to_string() == address) {
-                Some(number) => Some(before.swap_remove(number)),
-                None => self.api(&address),
-            };
-            let nsqds = addresses.filter_map(nsqd).collect();
-            known.found.insert(number, (Instant::now(), nsqds));
-        }
-        errors
+        // an API that is known keeps its connections
+        let mut before = known.found.remove(&number).map(|(_, nsqds)| nsqds).unwrap_or_default();
+        let nsqd = |address: String| match before.iter().position(|nsqd| nsqd.to_string() == address) {
+            Some(number) => Some(before.swap_remove(number)),
+            None => self.api(&address),
+        };
+        let nsqds = addresses.filter_map(nsqd).collect();
+        known.found.insert(number, (Instant::now(), nsqds));
+        Ok(())
     }
 
     /// Returns the nsqds that are named and those that the nsqlookupds know, each address once.
     /// Forgets what was known of others.
-    fn all_nsqds(&self) -> Vec<Nsqd> {
+    pub(super) fn all_nsqds(&self) -> Vec<Nsqd> {
         let mut seen = BTreeSet::new();
         let mut known = self.known();
         let found = known.found.values().flat_map(|(_, nsqds)| nsqds);
@@ -190,33 +191,33 @@ impl ClusterApis {
         all
     }
 
+    /// Asks an nsqd, which has less time if it did not answer the last time.
+    async fn ask_impatiently(&self, api: &Nsqd, filter: &StatsFilter) -> Result<NsqdAnswer, HttpError> {
+        let address = api.to_string();
+        let is_silent = self.known().silent.contains(&address);
+        let asking = self.ask(api, filter);
+        match is_silent {
+            true => timeout(RETRY_TIME, asking).await.unwrap_or_else(|_| Err(late("nsqd", address))),
+            false => asking.await,
+        }
+    }
+
     /// Asks an nsqd. `/info` is asked for once in a run of nsqd, whose start time is in both
     /// answers.
-    async fn ask(&self, api: &Nsqd, filter: &StatsFilter) -> Result<(Arc<Info>, QueueStats), HttpError> {
+    pub(super) async fn ask(&self, api: &Nsqd, filter: &StatsFilter) -> Result<NsqdAnswer, HttpError> {
         let address = api.to_string();
-        let (info, is_silent) = {
-            let known = self.known();
-            (known.infos.get(&address).cloned(), known.silent.contains(&address))
-        };
+        let info = self.known().infos.get(&address).cloned();
         let both = async {
             if let Some(info) = info {
                 let stats = api.queue_stats(filter).await?;
                 if stats.start_time == info.start_time {
-                    return Ok((info, stats));
+                    return Ok((info, Arc::new(stats)));
                 }
             }
             let (info, stats) = join(api.info(), api.queue_stats(filter)).await;
-            Ok((Arc::new(info?), stats?))
+            Ok((Arc::new(info?), Arc::new(stats?)))
         };
-        let late = || HttpError::Unreachable {
-            program: "nsqd",
-            address: address.clone(),
-            reason: "no answer in time".to_owned(),
-        };
-        let answer = match is_silent {
-            true => timeout(RETRY_TIME, both).await.unwrap_or_else(|_| Err(late())),
-            false => both.await,
-        };
+        let answer: Result<NsqdAnswer, HttpError> = both.await;
         let mut known = self.known();
         match &answer {
             Ok((info, _)) => {
@@ -236,8 +237,13 @@ impl ClusterApis {
     }
 }
 
+/// The error of a server that has not answered.
+pub(super) fn late(program: &'static str, address: String) -> HttpError {
+    HttpError::Unreachable { program, address, reason: "no answer in time".to_owned() }
+}
+
 /// Removes nsqds that are known under a second address.
-fn keep_first_of_each(nsqds: &mut Vec<NsqdState>) {
+pub(super) fn keep_first_of_each(nsqds: &mut Vec<NsqdState>) {
     let mut seen = BTreeSet::new();
     nsqds.retain(|nsqd| {
         let Some((host, broadcast, tcp, http, start)) = nsqd.identity() else { return true };
@@ -254,7 +260,7 @@ pub(super) mod tests {
     pub(in super::super) fn cluster(nsqds: Vec<Vec<TopicCounts>>) -> ClusterState {
         let nsqd = |(number, topics): (usize, Vec<TopicCounts>)| NsqdState {
             api: format!("nsqd{number}:4151").parse().unwrap(),
-            answer: Ok((Arc::default(), QueueStats { topics, ..QueueStats::default() })),
+            answer: Ok((Arc::default(), Arc::new(QueueStats { topics, ..QueueStats::default() }))),
             at: Instant::now(),
         };
         let nsqds = nsqds.into_iter().enumerate().map(nsqd).collect();
@@ -266,7 +272,7 @@ pub(super) mod tests {
         let state = |address: &str, answer| NsqdState { api: address.parse().unwrap(), answer, at: Instant::now() };
         let answered = |address: &str, start_time| {
             let info = Info { hostname: "a".to_owned(), start_time, ..Info::default() };
-            state(address, Ok((Arc::new(info), QueueStats::default())))
+            state(address, Ok((Arc::new(info), Arc::default())))
         };
         let failed = || {
             let address = "c:1".to_owned();

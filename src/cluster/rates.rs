@@ -72,6 +72,7 @@ fn joined<'a, T>(now: &'a [T], before: &'a [T], name: impl Fn(&T) -> &str) -> im
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::super::apis::tests::cluster;
@@ -83,7 +84,7 @@ mod tests {
         let mut state = cluster(vec![topics]);
         state.nsqds[0].at = begin + Duration::from_secs(seconds);
         if let Ok((_, stats)) = &mut state.nsqds[0].answer {
-            stats.start_time = start_time;
+            Arc::make_mut(stats).start_time = start_time;
         }
         state
     }

@@ -12,7 +12,7 @@ use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
     admin, bench, broker, completions, consumer, context, demo, doctor, errors, gateway, ingest, ls, man, node, peek,
-    pipeline, producer, send, simulate, stage, tail, top, wakeup, web, worker,
+    pipeline, producer, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -64,6 +64,8 @@ pub(crate) enum CliCommand {
     Delete(OnDemand<admin::args::DeleteArgs>),
     Peek(OnDemand<peek::args::Args>),
     Tail(OnDemand<tail::args::Args>),
+    Record(OnDemand<record::args::Args>),
+    Replay(OnDemand<replay::args::Args>),
     Context(OnDemand<context::args::Args>),
     Doctor(OnDemand<doctor::args::Args>),
     Errors(OnDemand<errors::args::Args>),
@@ -83,8 +85,8 @@ pub(crate) const TASKS: [(&str, &[&str]); 7] = [
     (
         "Operate",
         &[
-            "ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "context", "doctor",
-            "errors",
+            "ls", "top", "web", "create", "pause", "unpause", "empty", "delete", "peek", "tail", "record", "replay",
+            "context", "doctor", "errors",
         ],
     ),
     ("Measure", &["bench", "simulate"]),

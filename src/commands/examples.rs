@@ -6,7 +6,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 
 /// Command lines and what they do, by command; `mqueue` is the program.
-const EXAMPLES: [(&str, &[(&str, &str)]); 36] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 38] = [
     (
         "mqueue",
         &[
@@ -91,6 +91,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 36] = [
     ("delete", &[("mqueue delete orders/billing --yes", "Delete a group without a question")]),
     ("peek", &[("mqueue peek orders/billing -n 1", "Show the next message of a group")]),
     ("tail", &[("mqueue tail orders --grep refund", "Show new messages with a text in them")]),
+    (
+        "record",
+        &[("mqueue record orders --to recording --keep 7d,10GB", "Keep a stream's messages of a week in a folder")],
+    ),
+    (
+        "replay",
+        &[
+            ("mqueue replay recording --grep refund --dry-run", "Count the messages with a text in them"),
+            (
+                "mqueue replay recording --from 05:40 --until 05:45 --speed 10x",
+                "Publish those of five minutes, to orders.replay",
+            ),
+        ],
+    ),
     (
         "context",
         &[

@@ -9,10 +9,10 @@ use clap::{Arg, Command};
 /// Flags of one name that differ between commands, with the reason.
 const DIFFERENT: [(&str, &str); 11] = [
     ("count", "peek, tail: -n for short, as tail(1) has it, and no variable"),
-    ("from", "stage: a stream; broker import: nsqd's folder"),
+    ("from", "stage: a stream; broker import: nsqd's folder; replay: a time"),
     ("listen", "ingest reads a feed on sockets of four kinds, the others serve HTTP on TCP"),
     ("in-flight", "peek: the messages in flight; worker: how many jobs may be"),
-    ("to", "the next hop: a stream, a socket, or either"),
+    ("to", "the next hop: a stream, a socket, or either; record: a folder"),
     ("output", "consumer: the format of messages; bench: the format of the report"),
     ("report", "a command that reports each second has no `none`"),
     ("deflate", "broker: offers it, as nsqd's flag does; the others ask for it, at a level"),

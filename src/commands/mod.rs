@@ -27,9 +27,11 @@ pub(crate) mod on_demand;
 pub(crate) mod peek;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
+pub(crate) mod record;
 #[cfg(test)]
 mod reference_tests;
 pub(crate) mod refusal;
+pub(crate) mod replay;
 pub(crate) mod send;
 pub(crate) mod simulate;
 pub(crate) mod stage;

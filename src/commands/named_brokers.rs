@@ -83,6 +83,8 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         CliCommand::Top(args) => Some(&mut args.broker),
         CliCommand::Peek(args) => Some(&mut args.broker),
         CliCommand::Tail(args) => Some(&mut args.broker),
+        CliCommand::Record(args) => Some(&mut args.broker),
+        CliCommand::Replay(args) => Some(&mut args.broker),
         CliCommand::Create(args) => Some(&mut args.action.broker),
         CliCommand::Pause(args) => Some(&mut args.action.broker),
         CliCommand::Unpause(args) => Some(&mut args.action.broker),

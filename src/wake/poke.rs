@@ -10,6 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::unit_name::UnitName;
+use crate::io_error::describe;
 use crate::net::probe_socket;
 
 /// Connects and closes without waiting: a full queue has a poke already. A symbolic link is
@@ -49,7 +50,7 @@ pub fn remedy(unit: Option<&UnitName>, error: &io::Error) -> String {
         (io::ErrorKind::PermissionDenied, _) => {
             "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
         }
-        _ => error.to_string(),
+        _ => describe(error),
     }
 }
 

@@ -179,7 +179,9 @@ impl Mqueue {
         let mut running = self.running.take().expect("start was called");
         let status = running.child.wait().expect("it was started");
         let stdout = running.stdout.map(Reader::all).unwrap_or_default();
-        Finished { code: status.code(), stdout, stderr: running.stderr.all() }
+        let stderr = running.stderr.all();
+        check_messages(&stderr);
+        Finished { code: status.code(), stdout, stderr }
     }
 
     /// Returns true once the program has ended.
@@ -286,8 +288,18 @@ impl Drop for Mqueue {
         if let Some(mut running) = self.running.take() {
             let _ = running.child.kill();
             let _ = running.child.wait();
+            if !std::thread::panicking() {
+                check_messages(&running.stderr.so_far());
+            }
         }
     }
+}
+
+/// Checks messages of the program for texts that are not for people: the numbers of system errors.
+#[track_caller]
+fn check_messages(stderr: &str) {
+    let line = stderr.lines().find(|line| line.contains("(os error "));
+    assert!(line.is_none(), "a message has the number of a system error, use io_error::describe: {line:?}");
 }
 
 /// Reads a pipe to its end, in a thread, so that the writer never blocks.

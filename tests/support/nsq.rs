@@ -322,11 +322,11 @@ impl Nsqd {
         serde_json::from_str(&self.server.http("GET", "/stats?format=json", b"")).expect("nsqd sends JSON")
     }
 
-    /// Reads a figure of the embedded broker's `/metrics`; the name has no prefix.
+    /// Reads a figure of the embedded broker's `/metrics`, rounded up; the name has no prefix.
     pub fn metric(&self, name: &str) -> u64 {
         let metrics = get(&self.http(), "/metrics");
         let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("mqueue_broker_{name} ")));
-        line.and_then(|value| value.parse().ok()).expect("a number")
+        line.and_then(|value| value.parse::<f64>().ok()).expect("a number").ceil() as u64
     }
 
     /// Returns a channel's statistics; zeroes if there is no such channel.

@@ -170,3 +170,24 @@ start_wakeup() {
     systemctl start mqueue-wakeup.service
 }
 wake() { has_wakeup || poke "/run/mqueue/$1.sock"; } # GROUP
+
+# --- the sleeping broker -------------------------------------------------------------------------------------------
+
+# Puts mqueue-broker.socket on free ports, which http and publish use, and starts it. LINE…: settings of the broker.
+sleeping_broker() { # LINE…
+    local ports
+    ports=$(perl -MIO::Socket::INET -e 'print join " ", map { $_->sockport } map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") } 1, 2')
+    nsqd_tcp=127.0.0.1:${ports% *} nsqd_http=127.0.0.1:${ports#* }
+    settings broker "MQUEUE_TCP_ADDRESS=$nsqd_tcp" "MQUEUE_HTTP_ADDRESS=$nsqd_http" "$@"
+    # any number of starts: a test sleeps more often than the broker does
+    drop_in mqueue-broker.service '[Unit]' StartLimitIntervalSec=0
+    drop_in mqueue-broker.socket '[Socket]' ListenStream= "ListenStream=$nsqd_tcp" "ListenStream=$nsqd_http" \
+        ListenStream=/run/mqueue-broker.sock TriggerLimitBurst=2000
+    systemctl start mqueue-broker.socket
+}
+defer() { http POST "/pub?topic=$1&defer=$3" "$2" >/dev/null; } # STREAM BODY MILLISECONDS
+# Prints the bodies of a group's messages, after which the group has none.
+drained() { # STREAM GROUP
+    "$mqueue" consumer --nsqd-tcp-address="$nsqd_tcp" --nsqd-http-address="$nsqd_http" --stream="$1" --group="$2" \
+        --timeout=2 --output=body 2>"$work/drained.log"
+}

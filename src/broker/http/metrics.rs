@@ -65,8 +65,9 @@ pub(super) async fn metrics(State(api): State<Arc<HttpApi>>) -> Response {
     );
     one("disk_bytes", "Size of the disk of the log in bytes; 0 without a log", "", usage.disk.bytes.into());
     one("disk_free_bytes", "Free bytes on the disk of the log", "", usage.disk.free_bytes.into());
-    let step = i128::try_from(api.broker.longest_compaction_step().as_micros()).unwrap_or(i128::MAX);
-    one("compaction_step_max_microseconds", "Longest time that a step of compaction held the lock", "", step);
+    let step = api.broker.longest_compaction_step().as_secs_f64();
+    head(&mut out, "compaction_step_max_seconds", "gauge", "Longest time that a step of compaction held the lock");
+    let _ = writeln!(out, "mqueue_broker_compaction_step_max_seconds {step}");
     log_metrics::write(&mut out, &usage, syncs.as_ref(), api.broker.refused_publishes());
     for (name, kind, help, value) in TOPICS {
         head(&mut out, name, kind, help);
@@ -119,12 +120,12 @@ fn write_latencies(out: &mut String, topics: &List<TopicStats>) {
         }
     };
     let help = "Time from publishing to FIN, over --e2e-processing-latency-window-time";
-    head(out, "topic_e2e_latency_seconds", "gauge", help);
+    head(out, "topic_e2e_latency_seconds", "summary", help);
     for topic in topics {
         let labels = format!("topic=\"{}\"", topic.topic_name);
         write(out, "topic_e2e_latency_seconds", &labels, &topic.e2e_processing_latency);
     }
-    head(out, "channel_e2e_latency_seconds", "gauge", help);
+    head(out, "channel_e2e_latency_seconds", "summary", help);
     for (topic, channel) in topics.iter().flat_map(|topic| topic.channels.iter().map(move |c| (topic, c))) {
         let labels = format!("topic=\"{}\",channel=\"{}\"", topic.topic_name, channel.channel_name);
         write(out, "channel_e2e_latency_seconds", &labels, &channel.e2e_processing_latency);

@@ -40,7 +40,9 @@ pub(super) async fn peek_topic(State(api): State<Arc<HttpApi>>, query: RequestQu
 async fn peek(api: &HttpApi, query: &RequestQuery, selection: PeekSelection) -> ApiResult {
     if api.broker.config().auth.is_some() {
         // who may receive messages is decided by AUTH, which HTTP does not have
-        return Err(ApiError::new(403, "UNAUTHORIZED: with AUTH, messages are not shown over HTTP"));
+        let line = "UNAUTHORIZED: with --auth-http-address a client needs AUTH to see messages, and HTTP has none: \
+                    mqueue tail --auth-secret-file PATH shows new ones";
+        return Err(ApiError::new(403, line));
     }
     let limit = argument(query, "limit", "INVALID_ARG_LIMIT")?.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::response::ApiError;
-use crate::broker::socket::BrokerListener;
+use crate::broker::accept_gate::GatedListener;
 use crate::http::{BrowserGuard, ConnectionLimits, ConnectionSlots, ServerSettings, serve_connection};
 use crate::net::tls::TlsServer;
 
@@ -31,7 +31,7 @@ pub fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>) -> Arc<ServerS
 /// Serves a listener until `stop` is cancelled.
 pub async fn serve(
     router: Router,
-    listener: BrokerListener,
+    listener: GatedListener,
     settings: Arc<ServerSettings>,
     places: ConnectionSlots,
     stop: CancellationToken,
@@ -39,14 +39,18 @@ pub async fn serve(
 ) {
     loop {
         let accepting = async {
-            let (socket, _) = listener.accept().await;
-            (socket, places.enter().await)
+            let (socket, _, open) = listener.accept().await;
+            (socket, open, places.enter().await)
         };
-        let (socket, place) = tokio::select! {
+        let (socket, open, place) = tokio::select! {
             accepted = accepting => accepted,
             () = stop.cancelled() => return,
         };
         let service = TowerToHyperService::new(router.clone());
-        tasks.spawn(serve_connection(service, socket, settings.clone(), place, stop.clone()));
+        let serving = serve_connection(service, socket, settings.clone(), place, stop.clone());
+        tasks.spawn(async move {
+            serving.await;
+            drop(open);
+        });
     }
 }

@@ -35,6 +35,7 @@ use super::{
     BATCH_BEGIN, Change, DiskSpace, Log, LogLocation, LogUsage, LoggedBodies, PublishedBatch, Relocated, SyncMode,
 };
 use crate::duration_histogram::DurationCounts;
+use crate::io_error::describe;
 use crate::proto::Bodies;
 
 /// Minimum interval between attempts to continue after a failed sync (with a new segment) or a
@@ -207,7 +208,7 @@ impl DiskLog {
             match self.try_write(length, purpose) {
                 Err(error) if !publishes && is_full(&error) && self.take_from_reserve(length.into()) => {}
                 Err(error) => {
-                    self.failed = Some((Instant::now(), error.kind(), error.to_string()));
+                    self.failed = Some((Instant::now(), error.kind(), describe(&error)));
                     return Err(error);
                 }
                 Ok(location) => {
@@ -583,7 +584,7 @@ impl Drop for DiskLog {
     fn drop(&mut self) {
         if let Err(error) = self.flush() {
             let path = self.path.display();
-            tracing::error!(%path, %error, "cannot write the last changes to the log; they are lost");
+            tracing::error!(%path, error = %describe(&error), "cannot write the last changes to the log; they are lost");
         }
     }
 }

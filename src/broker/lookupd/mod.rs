@@ -26,6 +26,7 @@ use self::channels::LookupdDirectory;
 use self::connection::LookupdConnection;
 use super::Broker;
 use super::http::Identity;
+use crate::io_error::describe;
 use crate::proto::{ChannelName, TopicName};
 
 /// Time limit for a response of nsqlookupd, and delay before a new connection.
@@ -88,7 +89,7 @@ async fn stay_registered(
             }
             Err(error) => Err(error),
         };
-        let error = ended.err().map_or_else(|| "connection closed".to_owned(), |error| error.to_string());
+        let error = ended.err().map_or_else(|| "connection closed".to_owned(), |error| describe(&error));
         if last_error.as_ref() != Some(&error) {
             tracing::warn!(nsqlookupd = %address, %error, "registration with nsqlookupd failed; retrying");
             last_error = Some(error);

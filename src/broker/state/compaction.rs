@@ -21,6 +21,7 @@ use super::BrokerState;
 use super::channel::Channel;
 use super::message_store::{BatchKey, MessageRun};
 use super::time::Micros;
+use crate::io_error::describe;
 use crate::proto::{Bodies, TopicName};
 
 /// Maximum entries scanned in a step; those of the last batch may exceed it, up to twice as many.
@@ -183,7 +184,7 @@ impl BrokerState {
             match self.relocate(work.segment, batch, &mut limits) {
                 Ok(rest) => work.partly_moved = rest,
                 Err(RelocationError::Read(error)) => {
-                    tracing::error!(%error, "cannot read messages to relocate; they stay in their segment");
+                    tracing::error!(error = %describe(&error), "cannot read messages to relocate; they stay in their segment");
                     work.unreadable += 1;
                 }
                 Err(RelocationError::Write(error)) => {

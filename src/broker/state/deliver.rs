@@ -10,6 +10,7 @@ use super::session::{Session, SessionId, Sessions};
 use super::store::Store;
 use super::time::Millis;
 use super::{BrokerState, Now};
+use crate::io_error::describe;
 use crate::proto::Frame;
 
 impl BrokerState {
@@ -70,7 +71,7 @@ impl Channel {
             Err((QueuedRun { run, attempts }, error)) => {
                 let delay = store.batches.retry_delay(run.key, now.at);
                 let (topic, channel, messages, retry_s) = (&self.topic, &self.name, run.count, delay.0.div_ceil(1_000));
-                tracing::error!(%topic, %channel, messages, %error, retry_s, "cannot read from the log; messages deferred");
+                tracing::error!(%topic, %channel, messages, error = %describe(&error), retry_s, "cannot read from the log; messages deferred");
                 self.rests = store.rest.failed(self.id, now.at);
                 return self.defer(run, attempts, now.due_in(delay), store, now);
             }

@@ -46,6 +46,7 @@ mod stats;
 mod store;
 mod time;
 mod topic;
+mod unfinished;
 #[cfg(test)]
 mod unreadable_tests;
 pub(super) mod wire_id;
@@ -74,6 +75,7 @@ pub use self::run_bodies::RunBodies;
 pub use self::session::{SessionId, SessionPhase, SessionSecurity, SessionSettings};
 pub use self::stats::StatsSelection;
 pub use self::time::{Micros, Now};
+pub use self::unfinished::Unfinished;
 
 /// Limits that the state enforces.
 #[derive(Debug, Clone)]

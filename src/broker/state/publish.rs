@@ -15,6 +15,7 @@ use super::store::Store;
 use super::time::Millis;
 use super::topic::{HeldRun, Topic};
 use super::{BrokerState, Missing, Now, SessionId};
+use crate::io_error::describe;
 use crate::proto::{Bodies, ChannelName, TopicName};
 
 /// The reason why a message for one channel was refused.
@@ -32,7 +33,7 @@ pub enum ChannelPublishError {
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerPublishError {
     /// The messages could not be written to the log.
-    #[error("cannot write to the log: {0}")]
+    #[error("cannot write to the log: {}", describe(.0))]
     Log(#[from] io::Error),
     /// The memory limit is reached, and no log holds these messages.
     #[error("the messages in memory have reached the limit of {limit} bytes (--max-memory), and there is no log")]

@@ -7,6 +7,7 @@ use super::connection::{ClientConnection, ConnectionEnd};
 use super::identify::Negotiated;
 use crate::broker::state::{BrokerState, Now, SessionId, SessionPhase};
 use crate::broker::{Broker, BrokerConfig, TlsRequired};
+use crate::io_error::describe;
 use crate::proto::{
     Bodies, ChannelName, Command, ErrorCode, Frame, Identify, ProtocolError, Response, TopicName, WireError,
 };
@@ -42,7 +43,9 @@ impl ClientConnection {
             // the OKs are still in the outbox, which only this task sends
             broker.change(|state, _| state.forget_output(session));
             broker.count_refused_publish();
-            return Err(self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {error}"))));
+            return Err(
+                self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {}", describe(&error))))
+            );
         }
         done.map_err(|error| self.refuse(&error))?;
         if let Some(secret) = auth {

@@ -19,7 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::ClientConnection;
 use super::Broker;
-use super::socket::{BrokerListener, ClientSocket};
+use super::accept_gate::GatedListener;
+use super::socket::ClientSocket;
 use crate::http::ConnectionSlots;
 use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 
@@ -27,14 +28,14 @@ use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 /// then.
 pub async fn serve(
     broker: Arc<Broker>,
-    listener: BrokerListener,
+    listener: GatedListener,
     places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
     let mut said = false;
     loop {
-        let (socket, peer) = tokio::select! {
+        let (socket, peer, open) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
@@ -46,7 +47,11 @@ pub async fn serve(
             Some(place) => {
                 said = false;
                 let connection = ClientConnection::new(broker.clone(), socket, peer, place);
-                tasks.spawn(connection.serve(stop.clone()));
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    connection.serve(stop).await;
+                    drop(open);
+                });
             }
             None => {
                 if !std::mem::replace(&mut said, true) {

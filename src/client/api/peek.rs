@@ -83,7 +83,7 @@ impl Nsqd {
     ///
     /// # Errors
     /// Fails if the server does not answer, or not in this form; if the topic or channel does not
-    /// exist; and with the code `POSITION_GONE` if `after` is of another channel, or of a broker
+    /// exist; if the server wants AUTH, which HTTP does not have; and with the code `POSITION_GONE` if `after` is of another channel, or of a broker
     /// that was started again.
     pub async fn peek(&self, query: &PeekQuery) -> Result<PeekPage, HttpError> {
         let (limit, max_body) = (query.limit.to_string(), query.max_body.map(|bytes| bytes.to_string()));
@@ -97,7 +97,13 @@ impl Nsqd {
                 "/channel/peek"
             }
         };
-        let (answer, _) = self.0.send(Method::GET, path, &parameters, Bytes::new(), PEEK_LIMITS).await?;
+        let answer = self.0.send(Method::GET, path, &parameters, Bytes::new(), PEEK_LIMITS).await;
+        let (answer, _) = answer.map_err(|error| match error {
+            HttpError::Status { status: 403, code, address, .. } if code.starts_with("UNAUTHORIZED") => {
+                HttpError::NeedsAuth { address }
+            }
+            error => error,
+        })?;
         page(&answer, query.limit).map_err(|reason| self.0.unreadable(path, &reason))
     }
 }

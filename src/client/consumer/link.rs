@@ -19,6 +19,7 @@ use super::touch::TouchTimer;
 use crate::backoff::Backoff;
 use crate::client::connection::{Connection, Step};
 use crate::client::{Address, Error, Flow};
+use crate::io_error::describe;
 use crate::proto::{Command, Frame, MessageId, Response, TopicName};
 
 type DeliverySender = UnboundedSender<Vec<Delivery>>;
@@ -501,7 +502,9 @@ impl<'a> SubscriptionLink<'a> {
     async fn close_gracefully(&mut self) {
         match timeout(CLOSE_TIMEOUT, self.connection.close()).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::debug!(nsqd = %self.connection.address, "closing the connection failed: {e}"),
+            Ok(Err(e)) => {
+                tracing::debug!(nsqd = %self.connection.address, "closing the connection failed: {}", describe(&e))
+            }
             Err(_) => tracing::warn!(nsqd = %self.connection.address, "nsqd did not close the connection in time"),
         }
     }

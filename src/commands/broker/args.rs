@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::arm_timer::ArmTimerArgs;
 pub(super) use super::go_flags::go_duration;
 use super::go_flags::{boolean, go_whole, integer};
+use super::idle_exit::MIN_IDLE;
 use super::ignored_flags::IgnoredArgs;
 use super::import::ImportArgs;
 use super::inspect::{BackupArgs, VerifyArgs};
@@ -15,7 +17,7 @@ use super::page::PageArgs;
 use super::security_args::BrokerSecurityArgs;
 use super::statistics_args::StatisticsArgs;
 use crate::commands::common::http_guard_args::HttpGuardArgs;
-use crate::commands::common::values::whole;
+use crate::commands::common::values::{duration, whole};
 use mqueue::broker::BrokerConfig;
 use mqueue::broker::log::{LogOptions, SyncMode};
 use mqueue::broker::server::ListenAddress;
@@ -51,6 +53,7 @@ pub(crate) enum BrokerCommand {
     Import(ImportArgs),
     Verify(VerifyArgs),
     Backup(BackupArgs),
+    ArmTimer(ArmTimerArgs),
 }
 
 /// Run an nsqd-compatible broker for one machine
@@ -93,6 +96,10 @@ pub(crate) struct Args {
         value_parser = maybe_address
     )]
     pub http_address: Vec<MaybeAddress>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sleep: SleepArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -212,6 +219,31 @@ pub(crate) struct StorageArgs {
     pub mem_queue_size: usize,
 }
 
+/// Sleeping behind sockets of systemd's.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "Sleep")]
+pub(crate) struct SleepArgs {
+    /// Exit when no client has been connected for this time and nothing is in flight; a connection
+    /// to a socket of systemd's starts the broker again, so it has no effect without those; 0: stay
+    /// [default: 0]
+    #[arg(long, env = "MQUEUE_IDLE_EXIT", value_name = "DURATION", value_parser = idle_time, conflicts_with = "memory")]
+    pub idle_exit: Option<Duration>,
+}
+
+fn idle_time(text: &str) -> Result<Duration, String> {
+    let idle = duration(text)?;
+    let is_allowed = idle.is_zero() || idle >= MIN_IDLE;
+    is_allowed.then_some(idle).ok_or_else(|| "use at least 100ms, or 0".to_owned())
+}
+
+impl SleepArgs {
+    /// Returns the time without a client after which the broker exits, if it does.
+    pub(crate) fn idle_exit(&self) -> Option<Duration> {
+        self.idle_exit.filter(|idle| !idle.is_zero())
+    }
+}
+
 /// Discovery by nsqlookupd.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -310,7 +342,13 @@ impl Args {
              nsqd's default is --tcp-address 0.0.0.0:4150"
                 .to_owned()
         });
-        self.warnings.iter().cloned().chain(self.ignored.warnings()).chain(self.security.warnings()).chain(hidden)
+        let may_sleep = self.sleep.idle_exit().is_some();
+        let is_forgotten = (may_sleep && !self.discovery.lookupd_tcp_address.is_empty()).then(|| {
+            "nsqlookupd forgets this broker while it sleeps (--idle-exit): clients that find it there do not wake it"
+                .to_owned()
+        });
+        let flags = self.warnings.iter().cloned().chain(self.ignored.warnings()).chain(self.security.warnings());
+        flags.chain(hidden).chain(is_forgotten)
     }
 
     /// True if nsqlookupd gives clients an address on which the broker does not listen.

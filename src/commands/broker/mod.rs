@@ -1,21 +1,26 @@
-//! `mqueue broker`: runs the embedded broker until a signal.
+//! `mqueue broker`: runs the embedded broker until a signal, or with `--idle-exit` until it is idle.
 
 pub(crate) mod args;
+mod arm_timer;
 pub(crate) mod command_line;
 mod config_file;
 mod go_flags;
+mod idle_exit;
 mod ignored_flags;
 mod import;
 mod inspect;
 mod log_level;
+mod next_start;
 mod nsqd_args;
 mod page;
+mod passed_sockets;
 mod security_args;
 mod statistics_args;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::idle_exit::IdleExit;
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
 use super::common::server_tls_args::reload;
@@ -37,6 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Some(BrokerCommand::Import(args)) => return import::run(args).await,
         Some(BrokerCommand::Verify(args)) => return inspect::verify(args),
         Some(BrokerCommand::Backup(args)) => return inspect::backup(args),
+        Some(BrokerCommand::ArmTimer(args)) => return Ok(arm_timer::run(args)?),
         None => {}
     }
     let shutdown = Shutdown::on_signals(GRACE)?;
@@ -45,9 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     // bind before opening the folder: a broker that cannot listen leaves nothing behind
     let config = args.config().map_err(|e| Failure::new(Exit::Usage, e))?;
     let tls = config.tls.clone();
-    let (http, https) = (args.http_addresses(), args.security.https_addresses());
-    let listening = BoundAddresses::bind(&args.tcp_address, &http, &https).await;
-    let listening = listening.map_err(|e| Failure::new(Exit::Failure, e))?;
+    let (listening, is_passed) = listen(&args).await?;
     let broker = open(&args, config)?;
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone().filter(|host| !host.is_empty());
@@ -65,11 +69,48 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(tls) = tls {
         tokio::spawn(reload_certificates(tls, signal(SignalKind::hangup())?));
     }
-    let notifier = Notifier;
-    notifier.ready();
-    server.run(shutdown.draining.clone()).await;
-    notifier.stopping();
+    serve(&args, server, is_passed, &shutdown).await;
     Ok(Exit::Success)
+}
+
+/// Serves until a signal, or until the broker is idle.
+async fn serve(args: &Args, server: BrokerServer, is_passed: bool, shutdown: &Shutdown) {
+    let (notifier, folder) = (Notifier, &args.storage.data_path);
+    let idle = args.sleep.idle_exit().filter(|_| is_passed);
+    if args.sleep.idle_exit().is_some() && !is_passed {
+        tracing::info!("--idle-exit has no effect: without a socket of systemd's nothing would start the broker again");
+    }
+    notifier.ready();
+    let Some(idle) = idle else {
+        server.run(shutdown.draining.clone()).await;
+        return notifier.stopping();
+    };
+    let (broker, stop) = (server.broker.clone(), shutdown.draining.child_token());
+    let mut exit = IdleExit::begin(idle, folder.clone(), broker, server.gate.clone());
+    let stopping = stop.clone();
+    let exiting = tokio::spawn(async move {
+        tokio::select! {
+            () = exit.wait() => {
+                tracing::info!("no client for {}: exiting until the next connection", humantime::format_duration(idle));
+                stopping.cancel();
+            }
+            () = stopping.cancelled() => exit.stopped().await,
+        }
+    });
+    server.run(stop).await;
+    let _ = exiting.await;
+    notifier.stopping();
+}
+
+/// Listens on the sockets that systemd passed, or else on the addresses of the flags.
+/// Returns true for those of systemd.
+async fn listen(args: &Args) -> Result<(BoundAddresses, bool), Failure> {
+    let (http, https) = (args.http_addresses(), args.security.https_addresses());
+    if let Some(passed) = passed_sockets::take(&[&args.tcp_address, &http, &https])? {
+        return Ok((passed, true));
+    }
+    let bound = BoundAddresses::bind(&args.tcp_address, &http, &https).await;
+    Ok((bound.map_err(|e| Failure::new(Exit::Failure, e))?, false))
 }
 
 /// Reads the certificate and its key again on each SIGHUP.

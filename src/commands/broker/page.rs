@@ -21,8 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[group(skip)]
 #[command(next_help_heading = "Page")]
 pub(crate) struct PageArgs {
-    /// Serve the page of `mqueue web` on this address, or on 127.0.0.1:4180 without a value
-    /// [default: no page]
+    /// Serve the page of `mqueue web` on this address, or on 127.0.0.1:4180 without a value; with
+    /// --tls-cert, over TLS [default: no page]
     #[arg(
         long,
         env = "MQUEUE_WEB",
@@ -44,7 +44,7 @@ pub(crate) struct PageArgs {
 pub(super) async fn bind(args: &Args, server: &BrokerServer) -> Result<Option<WebServer>, Failure> {
     let Some(listen) = &args.page.web else { return Ok(None) };
     let usage = |line: String| Failure::new(Exit::Usage, line);
-    let Some(http) = server.http.iter().find_map(|bound| bound.address) else {
+    let Some(http) = server.http.iter().find_map(|bound| bound.address()) else {
         return Err(usage("--web needs the HTTP API on a TCP address: name it with --http-address".to_owned()));
     };
     let nsqd = reachable(http).to_string().parse().map_err(|error| usage(format!("{error}")))?;
@@ -57,7 +57,7 @@ pub(super) async fn bind(args: &Args, server: &BrokerServer) -> Result<Option<We
         interval: INTERVAL,
         access: args.page.access.clone(),
         guard: args.http_guard.extend(BrowserGuard::default()),
-        tls: None,
+        tls: args.security.page_tls().map_err(|error| usage(error.to_string()))?,
     };
     WebServer::bind(listen, settings).await.map(Some)
 }

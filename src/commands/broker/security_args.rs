@@ -1,12 +1,13 @@
 //! TLS, compression and AUTH of `mqueue broker`: nsqd's flags.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use mqueue::broker::auth::{AuthMethod, AuthServers};
 use mqueue::broker::server::ListenAddress;
 use mqueue::broker::{BrokerConfig, TlsRequired};
-use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsVersion};
+use mqueue::net::tls::{ClientAuth, TlsClient, TlsClientSettings, TlsServer, TlsVersion};
 
 use super::args::{MaybeAddress, maybe_address};
 use super::go_flags::{boolean, go_duration, go_whole};
@@ -174,6 +175,14 @@ impl BrokerSecurityArgs {
             false => Some(self.auth_servers()?),
         };
         Ok(())
+    }
+
+    /// Reads the certificate for the page, which asks browsers for none; `None` without one.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub(crate) fn page_tls(&self) -> anyhow::Result<Option<Arc<TlsServer>>> {
+        self.server.load(ClientAuth::None, None, self.tls_min_version.version)
     }
 
     fn auth_servers(&self) -> anyhow::Result<AuthServers> {

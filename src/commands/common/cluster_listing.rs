@@ -17,7 +17,10 @@ use super::message_ages::MessageAges;
 use super::socket_args;
 use super::stream_listing::{StreamListing, stream_rows};
 use mqueue::client::StatsFilter;
-use mqueue::cluster::{ClusterApis, ClusterState, NsqdState};
+use mqueue::cluster::{ClusterApis, ClusterObserver, ClusterState, NsqdState};
+
+/// The time for which a look waits for nsqds that have not been late.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A cluster at one moment: plain data, for a table as well as for JSON.
 #[derive(Debug, Serialize)]
@@ -102,11 +105,11 @@ pub(crate) struct ClusterWatch {
 
 impl ClusterWatch {
     /// Observes the cluster once, and then in a task of its own that ends with the last clone and
-    /// subscriber.
+    /// subscriber. An nsqd that is late delays the first listing by a second, and no other one.
     pub(crate) async fn start(cluster: ClusterApis, sockets: socket_args::Args, interval: Duration) -> Self {
-        let filter = StatsFilter::default();
         let mut ages = MessageAges::default();
-        let mut earlier = cluster.observe(&filter).await;
+        let mut observer = ClusterObserver::new(cluster, StatsFilter::default(), GRACE);
+        let mut earlier = observer.next().await;
         let (sender, latest) = watch::channel(Arc::new(ClusterListing::new(&earlier, None, &mut ages, &sockets)));
         let asked = Arc::new(Notify::new());
         let watch = Self { latest, asked: Arc::clone(&asked) };
@@ -117,7 +120,7 @@ impl ClusterWatch {
                     () = tokio::time::sleep_until((earlier.at + interval).into()) => {}
                     () = asked.notified() => {}
                 }
-                let state = cluster.observe(&filter).await;
+                let state = observer.next().await;
                 let listing = ClusterListing::new(&state, Some(&earlier), &mut ages, &sockets);
                 sender.send_replace(Arc::new(listing));
                 earlier = state;

@@ -9,6 +9,7 @@ use super::exit::{Exit, Failure};
 use mqueue::broker::log::{DiskLog, LogOptions};
 use mqueue::broker::server::{BrokerServer, ListenAddress};
 use mqueue::broker::{Broker, BrokerConfig};
+use mqueue::io_error::describe;
 
 /// A running broker.
 #[derive(Debug)]
@@ -57,7 +58,8 @@ impl TempFolder {
     pub(crate) fn new(name: &str) -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("{name}-{:08x}", fastrand::u32(..)));
         let failed = |e| {
-            Failure::new(Exit::Failure, format!("cannot create {}: {e}: set TMPDIR to another folder", path.display()))
+            let (path, why) = (path.display(), describe(&e));
+            Failure::new(Exit::Failure, format!("cannot create {path}: {why}: set TMPDIR to another folder"))
         };
         std::fs::create_dir(&path).map_err(failed)?;
         Ok(Self(path))

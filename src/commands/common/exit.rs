@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use mqueue::io_error::without_numbers;
 use mqueue::worker::{StopReason, WorkerStats};
 
 /// The exit codes.
@@ -95,7 +96,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// Makes a failure with this line and code.
     pub(crate) fn new(exit: Exit, line: impl ToString) -> Self {
-        Self { line: line.to_string(), exit }
+        Self { line: without_numbers(&line.to_string()), exit }
     }
 
     /// Makes the failure for an unreachable broker, with a hint how to get one on this machine.

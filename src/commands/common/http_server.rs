@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use mqueue::http::{BrowserGuard, ConnectionLimits, ConnectionSlot, ConnectionSlots, ServerSettings, serve_connection};
+use mqueue::io_error::describe;
 use mqueue::net::tls::TlsServer;
 
 const LIMITS: ConnectionLimits = ConnectionLimits {
@@ -76,7 +77,7 @@ impl HttpServer {
                 () = stop.cancelled() => return,
             };
             if let Err(error) = watch(&stream, self.heartbeat) {
-                tracing::debug!("a connection ended at once: {error}");
+                tracing::debug!("a connection ended at once: {}", describe(&error));
                 continue;
             }
             let service = TowerToHyperService::new(self.router.clone());

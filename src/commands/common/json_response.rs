@@ -7,6 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
+use mqueue::io_error::without_numbers;
+
 /// The `Retry-After` of a 503 or 429.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -22,7 +24,7 @@ pub(crate) struct RequestError {
 
 impl RequestError {
     pub(crate) fn new(status: StatusCode, error: impl ToString) -> Self {
-        Self { status, error: error.to_string() }
+        Self { status, error: without_numbers(&error.to_string()) }
     }
 
     /// 422: a parameter or a name is invalid.

@@ -3,12 +3,14 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use mqueue::io_error::describe;
+
 /// Raises this process's soft limit on open files to the hard limit. Child processes inherit it.
 pub(crate) fn raise_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!("cannot raise the limit on open files, it stays as it is: {error}");
+        tracing::warn!("cannot raise the limit on open files, it stays as it is: {}", describe(&error.into()));
     }
 }
 

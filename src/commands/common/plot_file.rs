@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::exit::{Exit, Failure};
 
+use mqueue::io_error::describe;
+
 /// An open file that keeps its old content until `write`.
 pub(crate) struct PlotFile<'a> {
     path: &'a Path,
@@ -29,5 +31,8 @@ impl<'a> PlotFile<'a> {
 }
 
 fn no_picture(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Failure, format!("cannot write {}: {error}: name another file with --plot", path.display()))
+    Failure::new(
+        Exit::Failure,
+        format!("cannot write {}: {}: name another file with --plot", path.display(), describe(error)),
+    )
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::commands::common::service::{notify, notify_interval};
+use mqueue::io_error::describe;
 use mqueue::plural::count;
 use mqueue::systemd::{ActivationSockets, Notifier};
 use mqueue::worker::{ProgressHook, Snapshot};
@@ -32,7 +33,7 @@ impl ConsumerService {
     pub(super) fn take_pokes(&self) -> usize {
         match &self.door {
             Some(door) => door.take_pokes().unwrap_or_else(|e| {
-                tracing::warn!("cannot take a poke: {e}");
+                tracing::warn!("cannot take a poke: {}", describe(&e));
                 0
             }),
             None => 0,
@@ -45,7 +46,7 @@ impl ConsumerService {
             match door.wait_for_pokes().await {
                 Ok(_) => nudge.notify_one(),
                 Err(e) => {
-                    tracing::warn!("cannot take pokes any more: {e}");
+                    tracing::warn!("cannot take pokes any more: {}", describe(&e));
                     break;
                 }
             }

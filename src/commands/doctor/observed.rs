@@ -264,8 +264,10 @@ pub(super) struct SystemdUnit {
 }
 
 impl SystemdUnit {
+    /// Returns true for the socket of a sleeping consumer; those of feeds and of the broker wake none.
     pub(super) fn is_socket(&self) -> bool {
-        self.id.ends_with(".socket")
+        let is_of_another = ["mqueue-ingest@", "mqueue-broker"].iter().any(|prefix| self.id.starts_with(prefix));
+        self.id.ends_with(".socket") && !is_of_another
     }
 }
 

@@ -64,11 +64,21 @@ fn failed(systemd: &SystemdState, unit: &SystemdUnit) -> Option<Finding> {
 fn settings_file(id: &str) -> Option<String> {
     let (name, _) = id.rsplit_once('.')?;
     let instance = match name {
-        "mqueue-wakeup" => "wakeup",
         "mqueue-consumer-nsq" | "mqueue-create-nsq" => "consumer-nsq",
-        name => name.strip_prefix("mqueue-consumer@").or_else(|| name.strip_prefix("mqueue-create@"))?,
+        name => name
+            .strip_prefix("mqueue-consumer@")
+            .or_else(|| name.strip_prefix("mqueue-create@"))
+            .or_else(|| name.strip_prefix("mqueue-").filter(|name| is_daemon(name)))?,
     };
     Some(format!("/etc/mqueue/{instance}.env"))
+}
+
+/// Returns true for the name of a service, without `mqueue-`, whose settings file has that name.
+fn is_daemon(name: &str) -> bool {
+    match name.split_once('@') {
+        None => ["wakeup", "broker", "gateway", "web"].contains(&name),
+        Some((command, _)) => ["worker", "ingest", "stage", "node"].contains(&command),
+    }
 }
 
 /// Returns true if this unit, or the service of this socket, is masked.
@@ -339,9 +349,14 @@ mod tests {
     #[test]
     fn a_failed_service_tells_its_last_line_and_its_settings_file() {
         let last_line = Some("error: invalid value 'bad name' for '--stream <STREAM>'".to_owned());
-        for (id, file) in
-            [("create@w3", "w3"), ("consumer@w3@2", "w3@2"), ("consumer-nsq", "consumer-nsq"), ("wakeup", "wakeup")]
-        {
+        for (id, file) in [
+            ("create@w3", "w3"),
+            ("consumer@w3@2", "w3@2"),
+            ("consumer-nsq", "consumer-nsq"),
+            ("wakeup", "wakeup"),
+            ("broker", "broker"),
+            ("stage@w3", "stage@w3"),
+        ] {
             let id = format!("mqueue-{id}.service");
             let failed =
                 SystemdUnit { result: "exit-code".to_owned(), last_line: last_line.clone(), ..unit(&id, "failed") };
@@ -411,6 +426,8 @@ mod tests {
         assert_eq!(with(disabled), (Level::Warning, CheckId::Wakeup, format!("systemctl enable {WAKEUP}")));
         assert_eq!(with(SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }).0, Level::Error);
         assert_eq!(reported(vec![unit(WAKEUP, "inactive")])[0].0, Level::Ok, "nobody sleeps");
+        let of_a_feed = unit("mqueue-ingest@lines.socket", "active");
+        assert_eq!(reported(vec![of_a_feed, unit(WAKEUP, "inactive")])[0].0, Level::Ok, "it wakes no consumer");
         for wakeup in
             [unit(WAKEUP, "inactive"), SystemdUnit { load: "not-found".to_owned(), ..unit(WAKEUP, "inactive") }]
         {

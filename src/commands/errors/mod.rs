@@ -79,6 +79,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         stream: args.stream.clone(),
         dead_letters: stream,
         group: args.group.clone(),
+        only: None,
         filter: args.filter.clone(),
         rate: args.rate,
         max_in_flight: MAX_IN_FLIGHT.max(args.limit),

@@ -53,6 +53,7 @@ use super::common::run_broker::BrokerAddresses;
 use crate::commands::gateway::args::Args;
 use mqueue::client::{Publisher, PublisherConfig};
 use mqueue::http::{BrowserGuard, ConnectionSlots};
+use mqueue::io_error::describe;
 use mqueue::net::tls::{ClientAuth, TlsVersion};
 use mqueue::plural::count;
 use mqueue::shutdown::Shutdown;
@@ -92,7 +93,8 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<Exit> {
     let (listen, heartbeat) = (args.listen.clone(), args.workers.heartbeat);
     let guard = args.http_guard.extend(BrowserGuard::default().with_host(listen.host()));
     let listener = mqueue::http::listen(&listen).await;
-    let listener = listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}")))?;
+    let listener =
+        listener.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {}", describe(&e))))?;
     access.check_exposure(listener.local_addr()?, args.insecure, tls.is_some())?;
     let tokens = TokenGenerator::new().context("no randomness for tokens")?;
     let counts = args.counter;

@@ -20,6 +20,8 @@ use super::drops::KernelDrops;
 use super::listen::IngestSocketFile;
 use super::publisher::{FeedPublisher, PublishAborted};
 
+use mqueue::io_error::describe;
+
 /// Requested size of the kernel's receive buffer in bytes; net.core.rmem_max may limit it.
 const KERNEL_BUFFER: usize = 8 << 20;
 /// Most packets published together.
@@ -55,7 +57,7 @@ impl Datagrams {
         // the first call may exceed the limit, but needs a privilege
         let wider = setsockopt(&fd, sockopt::RcvBufForce, &KERNEL_BUFFER);
         if let Err(error) = wider.or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &KERNEL_BUFFER)) {
-            tracing::warn!("cannot enlarge the receive buffer of {name}: {error}");
+            tracing::warn!("cannot enlarge the receive buffer of {name}: {}", describe(&error.into()));
         }
     }
 
@@ -149,7 +151,7 @@ impl Receiver {
                 let _ = sender.send(Packet(Bytes::copy_from_slice(&buffer[..length]), room));
             }
             Err(error) => {
-                tracing::warn!("cannot receive: {error}");
+                tracing::warn!("cannot receive: {}", describe(&error));
                 sleep(PAUSE).await;
             }
         }

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
+use mqueue::io_error::describe;
 use mqueue::net::{Endpoint, remove_stale_socket};
 use mqueue::net::{bind_udp, listen};
 use mqueue::systemd::{ActivationSocket, passed_sockets};
@@ -124,7 +125,7 @@ fn refused(endpoint: &Endpoint, error: &io::Error) -> Failure {
         io::ErrorKind::AddrInUse => "another process listens there: stop it, or name another address".to_owned(),
         io::ErrorKind::NotFound => "its folder does not exist: create it, or name another".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied: name a writable folder".to_owned(),
-        _ => error.to_string(),
+        _ => describe(error),
     };
     Failure::new(Exit::Failure, format!("cannot listen on {endpoint}: {remedy}"))
 }

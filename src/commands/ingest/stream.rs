@@ -25,6 +25,7 @@ use super::listen::IngestSocketFile;
 use super::publisher::{FeedPublisher, PublishAborted};
 use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
 use mqueue::http::{ConnectionSlot, ConnectionSlots};
+use mqueue::io_error::describe;
 use mqueue::net::LineAck;
 
 /// Limit on the connections of a socket. A silent one makes way for a new one; while none is
@@ -82,7 +83,7 @@ pub(super) async fn serve(
                     tasks.spawn(connection.serve(stream));
                 }
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
+                    tracing::warn!("cannot accept a connection: {}", describe(&error));
                     sleep(PAUSE).await;
                 }
             }
@@ -132,7 +133,7 @@ impl FeedConnection {
             };
             match timeout(patience, answered).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("a sender closed before its answer: {error}"),
+                Ok(Err(error)) => tracing::debug!("a sender closed before its answer: {}", describe(&error)),
                 Err(_) => tracing::debug!("a sender does not read its answer"),
             }
         }
@@ -164,7 +165,7 @@ impl FeedConnection {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!("a sender broke off: {error}");
+                    tracing::debug!("a sender broke off: {}", describe(&error));
                     self.break_off();
                     return Ok(ReadEnd::Over);
                 }

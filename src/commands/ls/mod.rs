@@ -18,20 +18,24 @@ use super::common::stdout;
 use super::common::stream_listing::StreamListing;
 use crate::commands::ls::args::Args;
 use mqueue::client::StatsFilter;
+use mqueue::cluster::ClusterObserver;
 
 /// The longest time over which rates are measured.
 const MAX_WATCH: Duration = Duration::from_secs(3600);
 
+/// The time that nsqds have to answer, before --watch begins.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let cluster = args.broker.cluster()?;
-    let filter = StatsFilter::default();
-    let first = cluster.observe(&filter).await;
+    let mut observer = ClusterObserver::new(cluster, StatsFilter::default(), GRACE);
+    let first = observer.next().await;
     let (state, earlier) = match args.watch.min(MAX_WATCH) {
         Duration::ZERO => (first, None),
         watch => {
             tokio::time::sleep_until((first.at + watch).into()).await;
-            (cluster.observe(&filter).await, Some(first))
+            (observer.next().await, Some(first))
         }
     };
     let silent = silent_brokers(&state)?;

@@ -12,6 +12,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use mqueue::http::{BoundedListener, BrowserGuard};
+use mqueue::io_error::describe;
 
 /// The counters of a run.
 #[derive(Debug, Default)]
@@ -84,7 +85,10 @@ pub(super) async fn serve(vars: Arc<NodeVars>, port: u16, guard: BrowserGuard) {
             tokio::spawn(door.serve(Router::new().route("/debug/vars", get(respond)).with_state(vars)));
         }
         Err(e) => {
-            tracing::warn!("/debug/vars is not served, cannot listen on port {port}: {e}: choose another with MPORT")
+            tracing::warn!(
+                "/debug/vars is not served, cannot listen on port {port}: {}: choose another with MPORT",
+                describe(&e)
+            )
         }
     }
 }

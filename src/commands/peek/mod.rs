@@ -9,6 +9,7 @@ pub(crate) mod args;
 mod peek_reader;
 mod places;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use futures_util::StreamExt;
@@ -44,17 +45,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let is_complete = silent.is_empty() && places.nsqds.is_empty();
     let mut output =
         PeekOutput { args: &args, format: args.format.format(), left: args.count, with_nsqd: places.brokers.len() > 1 };
-    let mut failed = false;
+    let mut errors = BTreeSet::new();
     for state in states {
         match show(&places, state, &mut output).await {
-            Ok(errors) => failed |= errors > 0,
+            // each state's are mostly the same
+            Ok(more) => more.into_iter().filter(|it| errors.insert(it.clone())).for_each(|it| tracing::error!("{it}")),
             Err(error) => return Ok(stdout::ended(Err(error)).map(|()| Exit::Success)?),
         }
     }
-    if output.left == args.count && args.grep.is_none() {
+    if output.left == args.count && args.grep.is_none() && errors.is_empty() {
         places.explain_nothing(&args.target);
     }
-    Ok(if is_complete && !failed { Exit::Success } else { Exit::Failure })
+    Ok(if is_complete && errors.is_empty() { Exit::Success } else { Exit::Failure })
 }
 
 /// Returns the states to show, in this order.
@@ -80,13 +82,13 @@ fn states(args: &Args) -> Result<Vec<PeekState>, Failure> {
     }
 }
 
-/// Shows the messages in this state, of all brokers in turns; returns the number of brokers that
+/// Shows the messages in this state, of all brokers in turns; returns the errors of those that
 /// failed.
 ///
 /// # Errors
 /// Fails if standard output cannot be written to.
-async fn show(places: &Places<'_>, state: PeekState, output: &mut PeekOutput<'_>) -> io::Result<usize> {
-    let mut failed = 0;
+async fn show(places: &Places<'_>, state: PeekState, output: &mut PeekOutput<'_>) -> io::Result<Vec<String>> {
+    let mut failed = Vec::new();
     let next = |mut reader: PeekReader| async move {
         let found = reader.next().await;
         (reader, found)
@@ -104,10 +106,7 @@ async fn show(places: &Places<'_>, state: PeekState, output: &mut PeekOutput<'_>
                     readers.push(next(reader));
                 }
             }
-            Err(error) => {
-                tracing::error!("{error}");
-                failed += 1;
-            }
+            Err(error) => failed.push(error.to_string()),
         }
     }
     Ok(failed)

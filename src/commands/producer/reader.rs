@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::commands::common::record_splitter::{RecordSplitter, SplitRecords};
 
+use mqueue::io_error::describe;
+
 /// Limit on the reads that wait to be taken.
 const QUEUE_LEN: usize = 4;
 
@@ -42,7 +44,7 @@ pub(super) fn start(inputs: Vec<PathBuf>, mut records: RecordSplitter) -> io::Re
                 // after an error the rest is only the beginning of a record
                 Err(e) => {
                     records.end();
-                    ReadPiece::Failed(format!("cannot read {}: {e}", name(&path)))
+                    ReadPiece::Failed(format!("cannot read {}: {}", name(&path), describe(&e)))
                 }
             };
             if pieces.blocking_send(last).is_err() {
@@ -128,7 +130,7 @@ pub(super) fn check(inputs: &[PathBuf]) -> Result<Option<u64>, String> {
     let mut length = Some(0);
     for path in inputs {
         let size = if is_stdin(path) { stdin_size() } else { size(path) };
-        let size = size.map_err(|e| format!("cannot read {}: {e}", name(path)))?;
+        let size = size.map_err(|e| format!("cannot read {}: {}", name(path), describe(&e)))?;
         length = length.zip(size).map(|(sum, size)| sum + size);
     }
     Ok(length)

@@ -15,6 +15,7 @@ use super::stats::SendStats;
 use super::stream::{CONNECT_TIMEOUT, not_listening};
 use crate::commands::common::exit::Failure;
 use crate::commands::common::notice::Notice;
+use mqueue::io_error::describe;
 use mqueue::net::Endpoint;
 use mqueue::net::connect_udp;
 
@@ -52,7 +53,7 @@ pub(super) async fn send(
             };
             let Err(error) = sent else { break };
             if away.begins() {
-                tracing::warn!("{to} takes no messages, trying again: {error}");
+                tracing::warn!("{to} takes no messages, trying again: {}", describe(&error));
             }
             sleep(RETRY_PAUSE).await;
             if let Ok(again) = DatagramSocket::connect(to).await {

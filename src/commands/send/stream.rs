@@ -21,6 +21,7 @@ use super::stats::SendStats;
 use crate::commands::common::exit::Exit;
 use crate::commands::common::exit::Failure;
 use mqueue::backoff::Backoff;
+use mqueue::io_error::describe;
 use mqueue::net::{Endpoint, LineAck};
 use mqueue::net::{connect, connect_unix};
 
@@ -142,7 +143,7 @@ impl StreamSender<'_> {
                     return Ok(Some(stream));
                 }
                 Err(error) if self.receiver == ReceiverState::Unknown => return Err(not_listening(self.to, &error)),
-                Err(error) => self.wait(&format!("cannot connect: {error}")).await,
+                Err(error) => self.wait(&format!("cannot connect: {}", describe(&error))).await,
             }
             if self.stop.is_cancelled() {
                 return Ok(None);
@@ -219,7 +220,7 @@ impl StreamSender<'_> {
             }
             Err(error) => {
                 self.again.push_back(range);
-                self.wait(&format!("no answer: {error}")).await;
+                self.wait(&format!("no answer: {}", describe(&error))).await;
             }
         }
     }
@@ -247,5 +248,8 @@ async fn answer(mut stream: Box<dyn StreamSocket>, sent: Range<u64>) -> BatchRep
 
 /// Makes the failure for the most common mistake: no receiver at this address.
 pub(super) fn not_listening(to: &Endpoint, error: &io::Error) -> Failure {
-    Failure::new(Exit::Unavailable, format!("nobody listens on {to}: {error} (`mqueue ingest --listen {to}` would)"))
+    Failure::new(
+        Exit::Unavailable,
+        format!("nobody listens on {to}: {} (`mqueue ingest --listen {to}` would)", describe(error)),
+    )
 }

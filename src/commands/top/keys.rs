@@ -33,6 +33,7 @@ pub(super) enum TopKey {
     All,
     Help,
     Enter,
+    Messages,
     Back,
     Filter,
     Ask(AskedAction),
@@ -47,10 +48,11 @@ pub(super) enum TopKey {
 }
 
 /// The list of keys, for the help screen and the manual.
-pub(super) const HELP: [(&str, &str); 16] = [
+pub(super) const HELP: [(&str, &str); 17] = [
     ("j k, arrows", "select a row"),
     ("g G, Home End, PgUp PgDn", "move far"),
     ("Enter", "show the clients of the group or stream"),
+    ("v", "view its messages, without taking them"),
     ("Esc", "back; without a way back, remove the filter"),
     ("/", "filter by a text in STREAM/GROUP"),
     ("s", "sort by the next column"),
@@ -119,6 +121,7 @@ fn command(code: KeyCode) -> Option<TopKey> {
         KeyCode::Char('a') => Some(TopKey::All),
         KeyCode::Char('?' | 'h') | KeyCode::F(1) => Some(TopKey::Help),
         KeyCode::Enter => Some(TopKey::Enter),
+        KeyCode::Char('v') => Some(TopKey::Messages),
         KeyCode::Esc | KeyCode::Backspace => Some(TopKey::Back),
         KeyCode::Char('/') => Some(TopKey::Filter),
         KeyCode::Char(' ') => Some(TopKey::Refresh),

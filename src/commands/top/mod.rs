@@ -3,7 +3,7 @@
 //! ```text
 //!  ClusterWatch ─ listing ─▶ TopState (pure) ─▶ TopView ─▶ draw ─▶ frames ─▶ terminal
 //!  keys ─▶ TopKey ───────────────▲    │
-//!  tasks ─ question, result ─────┘    └─▶ TopEffect ─▶ prepare, perform, clients (tasks)
+//!  tasks ─ question, result ─────┘    └─▶ TopEffect ─▶ prepare, perform, clients, messages (tasks)
 //! ```
 
 mod actions;
@@ -13,6 +13,7 @@ mod draw;
 mod figures;
 mod history;
 mod keys;
+mod messages;
 mod order;
 mod session;
 #[cfg(test)]

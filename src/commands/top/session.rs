@@ -15,6 +15,7 @@ use super::args::Args;
 use super::clients::ClientList;
 use super::draw::{Palette, draw};
 use super::keys::meaning;
+use super::messages::MessageList;
 use super::state::{TopEffect, TopInput, TopScreen, TopState, TopStatus};
 use super::terminal::{TopTerminal, events};
 use super::view::ScreenSize;
@@ -23,8 +24,8 @@ use crate::commands::common::exit::{Exit, Failure};
 use mqueue::cluster::{ClusterApis, QueueTarget};
 use mqueue::io_error::describe;
 
-/// The part of the time that asking for clients may take.
-const CLIENTS_SHARE: u32 = 10;
+/// The part of the time that asking for clients or messages may take.
+const LIST_SHARE: u32 = 10;
 
 /// The view, until it ends.
 struct TopSession {
@@ -37,8 +38,8 @@ struct TopSession {
     /// The action that is asked about.
     plan: Option<ActionPlan>,
     preparing: Option<AbortHandle>,
-    /// The task that asks for the clients on the screen.
-    clients: Option<AbortHandle>,
+    /// The task that asks for the clients or messages on the screen.
+    listing: Option<AbortHandle>,
     /// True if the screen does not show the state.
     is_changed: bool,
 }
@@ -49,6 +50,8 @@ enum TaskEnd {
     Performed(TopStatus),
     /// The clients, and the time that asking took.
     Clients(ClientList, Duration),
+    /// The messages, and the time that asking took.
+    Messages(MessageList, Duration),
 }
 
 /// The signals that end the view, or continue it.
@@ -76,7 +79,7 @@ pub(super) async fn run(args: Args, cluster: ClusterApis, palette: Palette) -> a
         tasks: JoinSet::new(),
         plan: None,
         preparing: None,
-        clients: None,
+        listing: None,
         is_changed: true,
     };
     let no_terminal = |error: io::Error| {
@@ -89,7 +92,7 @@ pub(super) async fn run(args: Args, cluster: ClusterApis, palette: Palette) -> a
     match ended {
         // a terminal that is gone: the signal that says so is on its way, or was ignored
         Err(error) => {
-            tracing::debug!("the terminal is gone: {error}");
+            tracing::debug!("the terminal is gone: {}", describe(&error));
             Ok(Exit::Success)
         }
         Ok(ended) => ended,
@@ -186,7 +189,8 @@ impl TopSession {
                 }
             }
             Some(TopEffect::OpenClients(target)) => self.ask_for_clients(target, Duration::ZERO),
-            Some(TopEffect::CloseClients) => drop(self.clients.take().inspect(AbortHandle::abort)),
+            Some(TopEffect::OpenMessages(target)) => self.ask_for_messages(target, Duration::ZERO),
+            Some(TopEffect::CloseList) => drop(self.listing.take().inspect(AbortHandle::abort)),
         }
         Ok(None)
     }
@@ -200,7 +204,19 @@ impl TopSession {
             let clients = ClientList::ask(&cluster, target).await;
             TaskEnd::Clients(clients, begun.elapsed())
         });
-        self.clients.replace(task).inspect(AbortHandle::abort);
+        self.listing.replace(task).inspect(AbortHandle::abort);
+    }
+
+    /// Asks for the messages after a pause.
+    fn ask_for_messages(&mut self, target: QueueTarget, pause: Duration) {
+        let cluster = self.cluster.clone();
+        let task = self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            let begun = Instant::now();
+            let messages = MessageList::ask(&cluster, target).await;
+            TaskEnd::Messages(messages, begun.elapsed())
+        });
+        self.listing.replace(task).inspect(AbortHandle::abort);
     }
 
     /// Takes a task's result. A panic ends the program.
@@ -226,8 +242,18 @@ impl TopSession {
                     && shown.target == target
                 {
                     shown.renew(clients);
-                    let pause = self.args.interval.max(took * CLIENTS_SHARE);
+                    let pause = self.args.interval.max(took * LIST_SHARE);
                     self.ask_for_clients(target, pause);
+                }
+            }
+            Ok(TaskEnd::Messages(messages, took)) => {
+                let target = messages.target.clone();
+                if let TopScreen::Messages(shown) = &mut self.state.screen
+                    && shown.target == target
+                {
+                    shown.renew(messages);
+                    let pause = self.args.interval.max(took * LIST_SHARE);
+                    self.ask_for_messages(target, pause);
                 }
             }
         }

@@ -11,6 +11,7 @@ use ratatui::style::{Color, Modifier};
 use super::clients::ClientList;
 use super::draw::{Palette, as_text, draw};
 use super::keys::TopKey;
+use super::messages::{MessageList, MessageRow};
 use super::plain_text;
 use super::state::{TopInput, TopScreen, TopState, TopStatus};
 use super::view::ScreenSize;
@@ -19,6 +20,7 @@ use crate::commands::common::message_ages::MessageAge;
 use crate::commands::common::queue_clients::ClientRow;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::cluster::{ClusterGroup, ClusterStream};
+use mqueue::proto::PeekState;
 
 const COLOURS: Palette = Palette { has_colours: true, is_ascii: false };
 const PLAIN: Palette = Palette { has_colours: false, is_ascii: true };
@@ -185,17 +187,49 @@ fn clients_are_listed() {
 }
 
 #[test]
+fn messages_are_listed() {
+    let (mut state, now) = watched();
+    let message = |number: u64, state: PeekState, attempts: u16| MessageRow {
+        state,
+        age: Duration::from_millis(number * 1_700),
+        attempts,
+        body: format!(r#"{{"order":{number},"text":"{}\\x1b[31m"}}"#, "ab ".repeat(number as usize)),
+    };
+    let mut list = MessageList::new("orders/billing".parse().unwrap());
+    state.screen = TopScreen::Messages(MessageList::new(list.target.clone()));
+    let asking = as_text(&frame(&mut state, (80, 24), COLOURS, now));
+    assert!(asking.starts_with("messages of orders/billing: asking the nsqds\n"), "{asking}");
+    list.rows = (0..30).map(|number| message(number, PeekState::Waiting, 0)).collect();
+    list.rows.extend([message(300, PeekState::InFlight, 2), message(4, PeekState::Deferred, 12)]);
+    list.notes =
+        vec!["nsqd at nsqd1:4151 shows no message without delivering it: mqueue tail orders shows new ones".to_owned()];
+    list.is_known = true;
+    state.screen = TopScreen::Messages(list);
+    assert_snapshot("messages", &as_text(&frame(&mut state, (80, 24), COLOURS, now)));
+    state.press(TopKey::Last);
+    assert_snapshot("messages-last", &as_text(&frame(&mut state, (40, 10), COLOURS, now)));
+    let tiny = as_text(&frame(&mut state, (20, 5), COLOURS, now));
+    assert!(tiny.contains("\nnsqd at nsqd1:4151\nwaiting"), "{tiny}");
+}
+
+#[test]
 fn every_size_can_be_drawn() {
     let (mut state, now) = watched();
     let (mut clients, _) = watched();
     clients.screen = TopScreen::Clients(ClientList::new("orders".parse().unwrap()));
+    let (mut messages, _) = watched();
+    let mut list = MessageList::new("orders".parse().unwrap());
+    let body = "a body \u{4e00}\u{1f600}".repeat(40);
+    list.rows = vec![MessageRow { state: PeekState::Held, age: Duration::MAX, attempts: u16::MAX, body }; 20];
+    list.notes = vec!["a note that is longer than many lines are wide".to_owned(); 3];
+    messages.screen = TopScreen::Messages(list);
     let (mut help, _) = watched();
     help.press(TopKey::Help);
     let (mut asked, _) = watched();
     asked.input = TopInput::Question("empty orders/billing with 12 messages on 1 nsqd? [y/N]".to_owned());
     let (mut troubled, _) = watched();
     troubled.update(listing(Vec::new(), &["cannot reach nsqd"; 3]), now);
-    for state in [&mut state, &mut clients, &mut help, &mut asked, &mut troubled] {
+    for state in [&mut state, &mut clients, &mut messages, &mut help, &mut asked, &mut troubled] {
         for (width, height) in (0..=90).flat_map(|width| (0..=14).map(move |height| (width, height))) {
             frame(state, (width, height), COLOURS, now);
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::clients::ClientList;
 use super::history::{HistoryPoint, QueueHistory};
 use super::keys::{AskedAction, TopKey};
+use super::messages::MessageList;
 use super::order::{RowPlace, TopSort, matches, ordered};
 use crate::commands::common::cluster_listing::ClusterListing;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
@@ -49,6 +50,7 @@ pub(super) struct TopState {
 pub(super) enum TopScreen {
     Queues,
     Clients(ClientList),
+    Messages(MessageList),
     Help,
 }
 
@@ -87,7 +89,10 @@ pub(super) enum TopEffect {
     Decline,
     /// The clients of a stream or group are wanted.
     OpenClients(QueueTarget),
-    CloseClients,
+    /// The messages of a stream or group are wanted.
+    OpenMessages(QueueTarget),
+    /// The clients or messages are not wanted any more.
+    CloseList,
 }
 
 impl TopState {
@@ -207,6 +212,7 @@ impl TopState {
             }
             TopKey::Help => self.screen = TopScreen::Help,
             TopKey::Enter => return self.open(),
+            TopKey::Messages => return self.open_messages(),
             TopKey::Back => return self.back(),
             TopKey::Filter => self.input = TopInput::Filter(self.filter.clone()),
             TopKey::Ask(action) => return self.ask(action),
@@ -240,9 +246,12 @@ impl TopState {
     fn move_by(&mut self, rows: isize) {
         match &mut self.screen {
             TopScreen::Help => {}
-            TopScreen::Clients(clients) => {
-                let last = clients.rows.len().saturating_sub(self.page);
-                clients.first_row = clients.first_row.saturating_add_signed(rows).min(last);
+            TopScreen::Clients(ClientList { rows: all, first_row, .. }) => {
+                *first_row = first_row.saturating_add_signed(rows).min(all.len().saturating_sub(self.page));
+            }
+            TopScreen::Messages(MessageList { rows: all, first_row, .. }) => {
+                // notes above them take lines, too: the view knows the last place
+                *first_row = first_row.saturating_add_signed(rows).min(all.len().saturating_sub(1));
             }
             TopScreen::Queues => {
                 let row = self.selected_row().unwrap_or(0).saturating_add_signed(rows);
@@ -258,10 +267,21 @@ impl TopState {
         Some(TopEffect::OpenClients(target))
     }
 
+    /// Shows the messages of the selected row, or those of the clients on the screen.
+    fn open_messages(&mut self) -> Option<TopEffect> {
+        let target = match &self.screen {
+            TopScreen::Queues => self.selected.clone()?,
+            TopScreen::Clients(clients) => clients.target.clone(),
+            TopScreen::Messages(_) | TopScreen::Help => return None,
+        };
+        self.screen = TopScreen::Messages(MessageList::new(target.clone()));
+        Some(TopEffect::OpenMessages(target))
+    }
+
     /// Leaves a screen, or removes the filter.
     fn back(&mut self) -> Option<TopEffect> {
         match std::mem::replace(&mut self.screen, TopScreen::Queues) {
-            TopScreen::Clients(_) => return Some(TopEffect::CloseClients),
+            TopScreen::Clients(_) | TopScreen::Messages(_) => return Some(TopEffect::CloseList),
             TopScreen::Help => {}
             TopScreen::Queues => {
                 self.filter.clear();
@@ -276,6 +296,7 @@ impl TopState {
         let target = match &self.screen {
             TopScreen::Queues => self.selected.clone()?,
             TopScreen::Clients(clients) => clients.target.clone(),
+            TopScreen::Messages(messages) => messages.target.clone(),
             TopScreen::Help => return None,
         };
         let stream = self.stream_of(&target)?;
@@ -445,6 +466,26 @@ mod tests {
         state.input = TopInput::Question("sure?".to_owned());
         assert_eq!(state.press(TopKey::Yes), Some(TopEffect::Confirm));
         assert_eq!(state.input, TopInput::Commands);
+    }
+
+    #[test]
+    fn messages_are_opened_from_the_rows_and_from_the_clients() {
+        let (mut state, _) = begun();
+        for target in ["a", "b/mail"] {
+            select(&mut state, target);
+            let opened = Some(TopEffect::OpenMessages(target.parse().unwrap()));
+            assert_eq!(state.press(TopKey::Messages), opened);
+            assert_eq!(state.press(TopKey::Messages), None, "they are there");
+            assert_eq!(state.press(TopKey::Back), Some(TopEffect::CloseList));
+            state.press(TopKey::Enter);
+            assert_eq!(state.press(TopKey::Messages), opened);
+            let pause = AskedAction::Queue(QueueAction::Pause);
+            assert_eq!(state.press(TopKey::Ask(pause)), Some(TopEffect::Prepare(pause, target.parse().unwrap())));
+            state.press(TopKey::Back);
+        }
+        assert!(matches!(state.screen, TopScreen::Queues));
+        state.press(TopKey::Help);
+        assert_eq!(state.press(TopKey::Messages), None);
     }
 
     #[test]

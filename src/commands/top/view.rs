@@ -5,11 +5,14 @@ use std::time::Instant;
 use super::figures::{age, count, oldest, rate, sparkline};
 use super::history::QueueHistory;
 use super::keys::HELP;
+use super::messages::MessageRow;
 use super::order::{RowPlace, TopSort};
 use super::state::{TopInput, TopScreen, TopState};
 use crate::commands::common::queue_clients::ClientRow;
+use crate::commands::common::short_duration::short_duration;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
 use mqueue::plural;
+use mqueue::proto::PeekState;
 
 /// The width of the sparkline.
 const SPARKLINE: usize = 8;
@@ -122,6 +125,7 @@ impl TopState {
         match &self.screen {
             TopScreen::Queues => self.queues(&mut view, size, now),
             TopScreen::Clients(_) => self.clients(&mut view, size, unix_time),
+            TopScreen::Messages(_) => self.messages(&mut view, size),
             TopScreen::Help => help(&mut view, size),
         }
         view
@@ -173,6 +177,26 @@ impl TopState {
         if clients.error.is_some() {
             view.problem.clone_from(&clients.error);
         }
+    }
+
+    fn messages(&mut self, view: &mut TopView, size: ScreenSize) {
+        let TopScreen::Messages(messages) = &mut self.screen else { return };
+        let mut notes: Vec<String> = messages.notes.iter().flat_map(|note| wrapped(note, size.width, 6)).collect();
+        // on a small screen, messages come first
+        notes.truncate(if messages.rows.is_empty() { self.page } else { self.page / 2 });
+        let room = self.page.saturating_sub(notes.len()).max(1);
+        messages.first_row = messages.first_row.min(messages.rows.len().saturating_sub(room));
+        let shown = messages.rows.iter().skip(messages.first_row).take(room);
+        let line = |cells: String, tone: RowTone| ViewRow { cells: vec![cells], tone, is_selected: false };
+        view.rows = notes.into_iter().map(|note| line(note, RowTone::Paused)).collect();
+        view.rows.extend(shown.map(|message| line(message_line(message), message_tone(message))));
+        let known = match messages.rows.len() {
+            _ if !messages.is_known => "asking the nsqds".to_owned(),
+            0 => "none".to_owned(),
+            rows => format!("{} to {rows}", messages.first_row + 1),
+        };
+        view.title = format!("messages of {}: {known}", messages.target);
+        view.columns = vec![ViewColumn { width: size.width, ..text(MESSAGE_TITLES, 0, 100) }];
     }
 
     fn title(&self) -> String {
@@ -237,8 +261,11 @@ impl TopState {
 
     fn keys(&self, width: usize) -> String {
         let all = match self.screen {
-            TopScreen::Queues => "?:keys /:filter s:sort Enter:clients p:pause e:empty w:wake r:redrive q:quit",
-            TopScreen::Clients(_) => "Esc:back j,k:scroll p:pause e:empty w:wake r:redrive q:quit",
+            TopScreen::Queues => {
+                "?:keys q:quit /:filter Enter:clients v:messages p:pause e:empty w:wake r:redrive s:sort"
+            }
+            TopScreen::Clients(_) => "Esc:back j,k:scroll v:messages p:pause e:empty w:wake r:redrive q:quit",
+            TopScreen::Messages(_) => "Esc:back j,k:scroll p:pause e:empty w:wake r:redrive q:quit",
             TopScreen::Help => "Esc:back q:quit",
         };
         // whole keys only
@@ -329,6 +356,22 @@ fn client_row(client: &ClientRow, is_of_group: bool, unix_time: i64) -> ViewRow 
     ];
     let tone = if client.in_flight > 0 { RowTone::Plain } else { RowTone::Asleep };
     ViewRow { cells, tone, is_selected: false }
+}
+
+/// The titles above the messages' lines.
+const MESSAGE_TITLES: &str = "STATE       AGE  TRIES  BODY";
+
+fn message_line(message: &MessageRow) -> String {
+    let (state, age) = (message.state.as_str().replace('_', " "), short_duration(message.age));
+    format!("{state:<9}  {age:>6}  {:>3}  {}", message.attempts, message.body)
+}
+
+fn message_tone(message: &MessageRow) -> RowTone {
+    match message.state {
+        PeekState::InFlight => RowTone::Stream,
+        PeekState::Deferred => RowTone::Asleep,
+        PeekState::Held | PeekState::Waiting => RowTone::Plain,
+    }
 }
 
 fn help(view: &mut TopView, size: ScreenSize) {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::log_once::LogOnce;
 use crate::commands::common::socket_args::Args;
+use mqueue::io_error::describe;
 use mqueue::proto::ChannelName;
 use mqueue::wake::unit_name::UnitName;
 
@@ -148,7 +149,11 @@ fn nothing_at(path: &Path) -> String {
 }
 
 fn cannot_look(folder: &Path, error: &io::Error) -> String {
-    format!("cannot look for sockets in {}: {error}: fix it, or name another --socket-dir", folder.display())
+    format!(
+        "cannot look for sockets in {}: {}: fix it, or name another --socket-dir",
+        folder.display(),
+        describe(error)
+    )
 }
 
 impl SocketPlace {

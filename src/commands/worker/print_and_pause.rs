@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::common::stdout;
 use mqueue::handler::{Handler, Verdict};
+use mqueue::io_error::describe;
 use mqueue::proto::Message;
 
 /// Prints one line per job to stdout: `n=1 p=1 counter=7`.
@@ -43,7 +44,7 @@ impl Handler for PrintAndPause {
                 self.stop.cancel();
                 Verdict::Release
             }
-            Ok(Err(error)) => Verdict::retry(format!("cannot write to standard output: {error}")),
+            Ok(Err(error)) => Verdict::retry(format!("cannot write to standard output: {}", describe(&error))),
             Err(_) => Verdict::Release,
         }
     }

@@ -7,6 +7,8 @@ use bytes::{Buf, BytesMut};
 use snap::read::FrameDecoder;
 use snap::write::FrameEncoder;
 
+use crate::io_error::describe;
+
 /// A chunk's type and length.
 const HEADER: usize = 4;
 /// The longest chunk, in bytes after its header: a checksum, and 64 KiB that do not compress.
@@ -59,7 +61,9 @@ impl Snappy {
                 Ok(0) if self.take_chunk(input)? => {}
                 Ok(0) => break,
                 Ok(count) => length += count,
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("snappy: {error}"))),
+                Err(error) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("snappy: {}", describe(&error))));
+                }
             }
         }
         Ok(length)

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::{LogLocation, LoggedBodies, file_path};
+use crate::io_error::describe;
 use crate::proto::Bodies;
 
 /// Maximum number of open segment files; a backlog may have more segments than a process may have
@@ -108,7 +109,7 @@ impl StoredBodyReader {
         }
         let at = |error: io::Error, reader: &Self| {
             let (path, LogLocation { offset, .. }) = (file_path(&reader.path, location.segment), location);
-            let text = format!("byte {offset} of {} cannot be read: {error}", path.display());
+            let text = format!("byte {offset} of {} cannot be read: {}", path.display(), describe(&error));
             io::Error::new(error.kind(), ReadError { text, source: error })
         };
         let mut head = [0; RECORD_HEADER_BYTES];

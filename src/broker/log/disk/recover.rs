@@ -459,7 +459,7 @@ impl<'a> LogRecovery<'a> {
             // a full disk is no reason not to start: these bytes are only for examination
             Err(error) if is_full(&error) => {
                 let path = path.display();
-                tracing::error!(%path, %error, "cannot keep the bytes that were cut off a segment; the disk is full");
+                tracing::error!(%path, error = %describe(&error), "cannot keep the bytes that were cut off a segment; the disk is full");
                 Ok(())
             }
             kept => kept,

@@ -11,6 +11,7 @@ use super::super::segment::{Extent, file_path};
 use super::super::segments::IdRange;
 use super::super::strip::strip;
 use super::{Removal, SyncFile, SyncMode, SyncQueue, SyncShared, SyncTarget};
+use crate::io_error::describe;
 
 /// State of the thread.
 pub(super) struct SyncThread {
@@ -102,7 +103,7 @@ impl SyncThread {
     /// machine.
     fn sync_directory(&self, newest: &SyncTarget) {
         if let Err(error) = (self.sync)(&self.directory) {
-            self.fail(newest.segment, &format!("could not sync {}: {error}", self.path.display()));
+            self.fail(newest.segment, &format!("could not sync {}: {}", self.path.display(), describe(&error)));
         }
     }
 
@@ -117,7 +118,7 @@ impl SyncThread {
         };
         if let Err(error) = result {
             let path = file_path(&self.path, target.segment);
-            self.fail(target.segment, &format!("could not sync {}: {error}", path.display()));
+            self.fail(target.segment, &format!("could not sync {}: {}", path.display(), describe(&error)));
         }
         let failure = {
             let mut work = self.shared.work();
@@ -149,7 +150,7 @@ impl SyncThread {
                 self.strip(*segment, keep);
             } else if let Err(error) = fs::remove_file(&path) {
                 let path = path.display();
-                tracing::warn!(%path, %error, "cannot remove a segment without live messages");
+                tracing::warn!(%path, error = %describe(&error), "cannot remove a segment without live messages");
             }
         }
         if !removals.is_empty() && self.shared.mode != SyncMode::Never {
@@ -165,7 +166,7 @@ impl SyncThread {
         if let Err(error) = &stripped {
             let path = file_path(&self.path, segment.number);
             let path = path.display();
-            tracing::warn!(%path, %error, "cannot remove finished messages from a segment; it keeps its size");
+            tracing::warn!(%path, error = %describe(error), "cannot remove finished messages from a segment; it keeps its size");
         }
         self.shared.work().stripped.push((segment.number, stripped));
     }

@@ -13,6 +13,7 @@ use crate::commands::common::exit::Failure;
 use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::schedule::Schedule;
 use mqueue::client::{Publisher, PublisherConfig};
+use mqueue::io_error::describe;
 use mqueue::shutdown::Shutdown;
 
 /// Timeout of publishing a letter.
@@ -87,6 +88,10 @@ pub(crate) async fn run(
             break;
         }
         run.take(batch, action, letters, shutdown).await;
+        // it is known how many there were, and all others would be passed over in vain
+        if selection.only.is_some() {
+            break;
+        }
     }
     let parts = letters.incomplete();
     if action == LetterAction::Drop && has_seen_all {
@@ -138,7 +143,7 @@ impl ActionRun {
             Ok(()) => self.finish(batch),
             Err(error) => {
                 batch.into_iter().for_each(Letter::give_back);
-                self.failure = Some(format!("cannot print: {error}: what was not printed is still there"));
+                self.failure = Some(format!("cannot print: {}: what was not printed is still there", describe(&error)));
             }
         }
     }

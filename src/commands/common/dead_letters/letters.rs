@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::LetterSelection;
 use super::parts::Parts;
+use super::{LetterName, LetterSelection};
 use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::run_broker::BrokerAddresses;
 use mqueue::client::{Consumer, ConsumerConfig, Delivery, Nsqd, StatsFilter};
@@ -26,6 +26,8 @@ const MSG_TIMEOUT_MS: i64 = 10_000;
 const LAST_LETTER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requeue delay of a letter that is not selected, so that it does not come again at once.
 const SET_ASIDE_DELAY: Duration = Duration::from_secs(10);
+/// The same if a single letter is looked for, which ends as soon as it is found.
+const BRIEF_SET_ASIDE_DELAY: Duration = Duration::from_secs(1);
 
 /// The numbers of letters by nsqd's statistics.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -109,6 +111,11 @@ impl Letter {
         self.letter.as_ref().map_or_else(|| self.deliveries[0].message().id.to_string(), |letter| letter.id.clone())
     }
 
+    /// Returns true if this is the name of the letter.
+    pub(crate) fn is(&self, name: &LetterName) -> bool {
+        LetterName::of(self.letter.as_ref(), &self.id()) == *name
+    }
+
     /// Returns true if the body, the reason or the group contains the text.
     fn has(&self, text: &str) -> bool {
         matches(self.letter.as_ref(), self.body(), text)
@@ -136,6 +143,7 @@ pub(crate) fn matches(letter: Option<&DeadLetter>, body: &[u8], text: &str) -> b
 pub(crate) struct Letters {
     consumer: Consumer,
     filter: Option<String>,
+    only: Option<LetterName>,
     total: u64,
     seen: HashSet<MessageId>,
     parts: Parts,
@@ -167,6 +175,7 @@ impl Letters {
         Ok(Self {
             consumer,
             filter: selection.filter.clone(),
+            only: selection.only.clone(),
             total,
             seen: HashSet::new(),
             parts: Parts::default(),
@@ -186,7 +195,7 @@ impl Letters {
                 let is_new = self.seen.insert(delivery.message().id);
                 let letter = Letter::new(delivery);
                 let Some(letter) = self.parts.join(letter) else { continue };
-                match is_new && self.filter.as_ref().is_none_or(|text| letter.has(text)) {
+                match is_new && self.is_selected(&letter) {
                     true => wanted.push(letter),
                     false => self.set_aside(letter, is_new),
                 }
@@ -198,9 +207,14 @@ impl Letters {
         Vec::new()
     }
 
+    fn is_selected(&self, letter: &Letter) -> bool {
+        self.filter.as_ref().is_none_or(|text| letter.has(text)) && self.only.as_ref().is_none_or(|it| letter.is(it))
+    }
+
     fn set_aside(&mut self, letter: Letter, is_new: bool) {
         self.passed += u64::from(is_new);
-        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(SET_ASIDE_DELAY));
+        let delay = if self.only.is_some() { BRIEF_SET_ASIDE_DELAY } else { SET_ASIDE_DELAY };
+        letter.deliveries.into_iter().for_each(|delivery| delivery.requeue_untried(delay));
     }
 
     /// Takes the parts of letters whose other parts did not come.

@@ -11,7 +11,10 @@ pub(crate) mod letters;
 mod parts;
 pub(crate) mod routes;
 
-use mqueue::proto::{ChannelName, TopicName};
+use serde::Deserialize;
+
+use mqueue::proto::{ChannelName, TopicName, excerpt};
+use mqueue::worker::DeadLetter;
 
 /// The dead letters of a stream that a command is about.
 #[derive(Debug, Clone)]
@@ -24,10 +27,41 @@ pub(crate) struct LetterSelection {
     pub(crate) group: ChannelName,
     /// A text in the body, the reason or the group's name.
     pub(crate) filter: Option<String>,
+    /// A single letter.
+    pub(crate) only: Option<LetterName>,
     /// The maximum redriven a second.
     pub(crate) rate: Option<u32>,
     /// The maximum in flight at once, without a rate.
     pub(crate) max_in_flight: u32,
+}
+
+/// The name of a single letter. Its copies, and its parts, have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LetterName {
+    /// The id of the message that was given up, as it is shown; of a message that is no letter, its
+    /// own.
+    pub(crate) id: String,
+    /// The group that gave it up.
+    pub(crate) group: Option<String>,
+    /// The time of its death, in milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) died: i64,
+}
+
+impl LetterName {
+    /// Returns the name of a letter; `None` stands for a message that is none, with this id.
+    pub(crate) fn of(letter: Option<&DeadLetter>, id: &str) -> Self {
+        match letter {
+            // the id is a peer's text
+            Some(letter) => Self {
+                id: excerpt(letter.id.as_bytes()),
+                group: Some(letter.group.to_string()),
+                died: letter.died / 1_000_000,
+            },
+            None => Self { id: id.to_owned(), group: None, died: 0 },
+        }
+    }
 }
 
 /// An action on dead letters.

@@ -15,6 +15,7 @@ use super::{Metrics, response};
 use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::http_guard_args::HttpGuardArgs;
 use mqueue::http::{BoundedListener, BrowserGuard};
+use mqueue::io_error::describe;
 use mqueue::proto::HostPort;
 
 /// A running server, which ends when it is dropped.
@@ -73,7 +74,8 @@ pub(crate) async fn serve(
     paths: &str,
     router: Router,
 ) -> Result<StatusServer, Failure> {
-    let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {e}: choose another {flag}"));
+    let cannot =
+        |e| Failure::new(Exit::Failure, format!("cannot listen on {address}: {}: choose another {flag}", describe(&e)));
     let listener = BoundedListener::bind(address, guard.extend(BrowserGuard::default())).await.map_err(cannot)?;
     tracing::info!("listening on http://{} ({paths})", listener.address().map_err(cannot)?);
     Ok(AbortOnDropHandle::new(tokio::spawn(listener.serve(router))))

@@ -47,7 +47,7 @@ impl PageAccess {
         }
         if !is_local && !has_tls {
             tracing::warn!(
-                "the page and its tokens pass the network unencrypted: serve it with `mqueue web --tls-cert`"
+                "the page and its tokens pass the network unencrypted: name a certificate with --tls-cert and --tls-key"
             );
         }
         let guards_views = !is_local && tokens.is_some() && !args.insecure;

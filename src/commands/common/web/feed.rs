@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::history::{ChartSpan, ChartValues, History, SeriesKey};
+use super::history::{ChartSpan, ChartValues, History, MAX_SERIES, SeriesKey};
 use crate::commands::common::cluster_listing::{ClusterListing, ClusterWatch, NsqdListing};
 use crate::commands::common::message_ages::MessageAge;
 use crate::commands::common::stream_listing::{GroupListing, StreamListing};
@@ -57,7 +57,7 @@ impl PageFeed {
         let mut listings = watch.subscribe();
         let mut known = KnownRows::default();
         let first = listings.borrow_and_update().clone();
-        record(&history, start, &first);
+        let mut left_out = record(&history, start, &first, 0);
         let first = known.update(0, first);
         let (sender, updates) = watch::channel(Arc::new(first));
         let past = history.clone();
@@ -65,7 +65,7 @@ impl PageFeed {
             let mut number = 0;
             while listings.changed().await.is_ok() && !sender.is_closed() {
                 let listing = listings.borrow_and_update().clone();
-                record(&past, start, &listing);
+                left_out = record(&past, start, &listing, left_out);
                 number += 1;
                 sender.send_replace(Arc::new(known.update(number, listing)));
             }
@@ -99,8 +99,15 @@ impl PageFeed {
     }
 }
 
-fn record(history: &Mutex<History>, start: Instant, listing: &ClusterListing) {
-    history.lock().unwrap_or_else(PoisonError::into_inner).record(start.elapsed().as_secs(), listing);
+/// Keeps the values of a listing. Returns the number of streams and groups without charts, which is
+/// logged when there begin to be some.
+fn record(history: &Mutex<History>, start: Instant, listing: &ClusterListing, before: usize) -> usize {
+    let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+    let left_out = history.record(start.elapsed().as_secs(), listing);
+    if left_out > 0 && before == 0 {
+        tracing::info!("{MAX_SERIES} streams and groups have charts, which is the most; {left_out} others have none");
+    }
+    left_out
 }
 
 impl PageUpdate {

@@ -8,7 +8,7 @@
 //!
 //! A value takes two bytes, with an error of at most 0.05 %. An hour in which a value never changes
 //! takes no more than one value. A stream or group without messages has no series yet, and at most
-//! [`MAX_SERIES`] have one.
+//! [`MAX_SERIES`] have one, of 41 kB at most: further ones have no charts, which is said.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,8 +18,11 @@ use serde::Serialize;
 
 use crate::commands::common::cluster_listing::ClusterListing;
 
-/// The maximum of series: they take 38 MB if every value of the day differs.
+/// The maximum of series: they take 41 MB if every value of the day differs.
 pub(super) const MAX_SERIES: usize = 1000;
+/// The maximum of bytes of a series, with its names; a test measures it.
+#[cfg(test)]
+const MAX_SERIES_BYTES: usize = 41_000;
 /// Values of a second each.
 const FINE_VALUES: usize = 600;
 /// Seconds that one coarse value covers.
@@ -46,6 +49,8 @@ pub(super) type SeriesKey = (TopicName, Option<ChannelName>);
 pub(super) struct History {
     series: BTreeMap<SeriesKey, Series>,
     max_series: usize,
+    /// The streams and groups of the last listing that have no series for lack of room.
+    left_out: usize,
     /// Seconds over which the last value stands for missing ones.
     carried: u64,
 }
@@ -66,6 +71,9 @@ pub(super) struct ChartValues {
     pub(super) depth: Vec<Option<f64>>,
     /// Messages a second: published to a stream, or finished by a group.
     pub(super) rate: Vec<Option<f64>>,
+    /// True if there are no values because as many series as possible are kept already.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) full: bool,
 }
 
 #[derive(Debug)]
@@ -79,11 +87,18 @@ struct Series {
 impl History {
     /// Keeps the values of listings that are `interval` apart.
     pub(super) fn new(interval: Duration) -> Self {
-        Self { series: BTreeMap::new(), max_series: MAX_SERIES, carried: MAX_CARRIED.max(3 * interval.as_secs()) }
+        Self {
+            series: BTreeMap::new(),
+            max_series: MAX_SERIES,
+            left_out: 0,
+            carried: MAX_CARRIED.max(3 * interval.as_secs()),
+        }
     }
 
-    /// Adds a listing of the second `now`, counted from any start.
-    pub(super) fn record(&mut self, now: u64, listing: &ClusterListing) {
+    /// Adds a listing of the second `now`, counted from any start. Returns the number of streams and
+    /// groups that have no series for lack of room.
+    pub(super) fn record(&mut self, now: u64, listing: &ClusterListing) -> usize {
+        self.left_out = 0;
         for stream in &listing.streams {
             let groups = stream.groups.iter();
             let depth = stream.state.depth + groups.clone().map(|group| group.state.depth).sum::<u64>();
@@ -93,12 +108,17 @@ impl History {
                 self.add(key, now, group.state.depth, group.finished_per_second);
             }
         }
+        self.left_out
     }
 
     fn add(&mut self, key: SeriesKey, now: u64, depth: u64, rate: Option<f64>) {
         let is_idle = depth == 0 && rate.is_none_or(|rate| rate <= 0.0);
         if !self.series.contains_key(&key) {
-            if is_idle || !self.has_room(now) {
+            if is_idle {
+                return;
+            }
+            if !self.has_room(now) {
+                self.left_out += 1;
                 return;
             }
             let series = Series { depth: ValueHistory::new(now), rate: ValueHistory::new(now), seen: now };
@@ -130,9 +150,12 @@ impl History {
             ChartSpan::TenMinutes => 1,
             ChartSpan::Day => COARSE_SECONDS,
         };
-        let Some(series) = self.series.get(key) else { return ChartValues { step, ..ChartValues::default() } };
+        let Some(series) = self.series.get(key) else {
+            return ChartValues { step, full: self.left_out > 0, ..ChartValues::default() };
+        };
         ChartValues {
             step,
+            full: false,
             depth: series.depth.values(span, now, 1.0),
             rate: series.rate.values(span, now, RATE_SCALE),
         }
@@ -426,7 +449,8 @@ mod tests {
             history.add(key(stream, None), 1, 1, None);
         }
         assert_eq!(history.series.len(), 2);
-        assert_eq!(history.chart(&key("c", None), ChartSpan::Day, 1), ChartValues { step: 10, ..Default::default() });
+        let none = ChartValues { step: 10, full: true, ..Default::default() };
+        assert_eq!(history.chart(&key("c", None), ChartSpan::Day, 1), none);
         // a was deleted, b lives
         for second in 2..700 {
             history.add(key("b", None), second, 0, None);
@@ -434,6 +458,41 @@ mod tests {
         }
         let names: Vec<&str> = history.series.keys().map(|(stream, _)| stream.as_str()).collect();
         assert_eq!(names, ["b", "c"], "c got the place of a, which is gone for ten minutes");
+    }
+
+    /// The memory of a series and its names.
+    fn bytes((stream, group): &SeriesKey, series: &Series) -> usize {
+        let of_hour = |hour: &HourValues| match hour {
+            HourValues::Same(_) => 0,
+            HourValues::Each(codes) => size_of_val(&codes[..]),
+        };
+        let of_one = |value: &ValueHistory| {
+            let CoarseValues { hours, current, .. } = &value.coarse;
+            let all_hours = hours.capacity() * size_of::<HourValues>() + hours.iter().map(of_hour).sum::<usize>();
+            size_of_val(&*value.fine) + all_hours + current.capacity() * size_of::<u16>()
+        };
+        let names = stream.as_str().len() + group.as_ref().map_or(0, |group| group.as_str().len());
+        names + size_of::<(SeriesKey, Series)>() + of_one(&series.depth) + of_one(&series.rate)
+    }
+
+    #[test]
+    fn the_memory_of_ten_thousand_streams_is_bounded() {
+        let mut history = History::new(Duration::from_secs(1));
+        let long = "x".repeat(58);
+        let key_of = |number: u64| key(&format!("{long}{number}"), Some(&"y".repeat(64)));
+        // one series changes at each moment of more than a day
+        for second in 0..26 * 3600 {
+            history.add(key_of(0), second, second * 7919 % 1_000_003, Some(second as f64 / 3.0));
+        }
+        let largest = bytes(&key_of(0), &history.series[&key_of(0)]);
+        assert!((36_000..=MAX_SERIES_BYTES).contains(&largest), "{largest}");
+        history.left_out = 0;
+        (0..10_000).for_each(|number| history.add(key_of(number), 26 * 3600, number + 1, Some(1.0)));
+        assert_eq!((history.series.len(), history.left_out), (MAX_SERIES, 9_000));
+        let all: usize = history.series.iter().map(|(key, series)| bytes(key, series)).sum();
+        assert!(all <= MAX_SERIES * MAX_SERIES_BYTES, "{all}");
+        let chart = |number| history.chart(&key_of(number), ChartSpan::TenMinutes, 26 * 3600);
+        assert_eq!((chart(0).full, chart(9_999).full, chart(9_999).depth.len()), (false, true, 0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::commands::common::{broker_args, child_process, socket_args};
 use mqueue::http::client::{body, cause, plain_client};
+use mqueue::io_error::without_numbers;
 use mqueue::proto::HostPort;
 
 /// The longest time that doctor may take.
@@ -27,7 +28,7 @@ const MAX_STATE: usize = 4 << 20;
 pub(super) async fn doctor(brokers: &broker_args::Args, sockets: &socket_args::Args) -> Value {
     match timeout(DOCTOR_TIMEOUT, run_doctor(brokers, sockets)).await {
         Ok(Ok(report)) => report,
-        Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
+        Ok(Err(error)) => json!({ "error": without_numbers(&format!("{error:#}")) }),
         Err(_) => json!({ "error": "mqueue doctor took longer than a minute" }),
     }
 }

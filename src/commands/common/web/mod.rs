@@ -49,6 +49,7 @@ use super::server_tls_args::reload;
 use super::socket_args;
 use mqueue::cluster::ClusterApis;
 use mqueue::http::{BrowserGuard, ConnectionSlots};
+use mqueue::io_error::describe;
 use mqueue::net::tls::TlsServer;
 use mqueue::proto::HostPort;
 use mqueue::shutdown::Shutdown;
@@ -119,7 +120,7 @@ impl WebServer {
     /// # Errors
     /// Fails if the address is not available, or other machines could look without a token.
     pub(crate) async fn bind(listen: &HostPort, mut settings: WebSettings) -> Result<Self, Failure> {
-        let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {e}"));
+        let cannot = |e| Failure::new(Exit::Failure, format!("cannot listen on {listen}: {}", describe(&e)));
         let listener = mqueue::http::listen(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let access = PageAccess::new(&settings.access, address, settings.tls.is_some())?;
@@ -127,7 +128,8 @@ impl WebServer {
         // without such files SIGHUP ends the process, as it does by default
         let has_files = access.has_tokens() || settings.tls.is_some();
         let hangup = has_files.then(|| signal(SignalKind::hangup())).transpose();
-        let hangup = hangup.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen for SIGHUP: {e}")))?;
+        let hangup =
+            hangup.map_err(|e| Failure::new(Exit::Failure, format!("cannot listen for SIGHUP: {}", describe(&e))))?;
         Ok(Self { listener, settings, access, hangup })
     }
 

@@ -1,6 +1,7 @@
 //! Messages of a queue, and dead letters, as mqueue's broker shows them without their delivery. nsqd
 //! cannot.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -11,15 +12,17 @@ use serde_json::json;
 
 use super::WebPage;
 use super::actions::target;
-use super::letters::{MAX_LISTED, MAX_SEARCH, ShownLetter};
+use super::letters::{MAX_LISTED, MAX_SEARCH, OpenedLetter, ShownLetter, gone};
 use super::shown_body::ShownBody;
+use crate::commands::common::dead_letters::LetterName;
 use crate::commands::common::dead_letters::letters::matches;
 use crate::commands::common::json_response::{RequestError, RequestResult, json};
 use crate::commands::common::query_params::QueryParams;
+use crate::commands::common::queue_peek::{QueuePlaces, first_messages};
 use crate::commands::common::worker_flags::dead_letters;
-use mqueue::client::{HttpError, Nsqd, PeekQuery, StatsFilter};
-use mqueue::cluster::{QueueAction, QueueTarget};
-use mqueue::proto::{PeekState, PeekedMessage};
+use mqueue::client::{HttpError, Nsqd, StatsFilter};
+use mqueue::cluster::QueueTarget;
+use mqueue::proto::{PeekState, PeekedMessage, TopicName};
 use mqueue::worker::DeadLetter;
 
 /// The maximum of messages of each broker.
@@ -31,6 +34,8 @@ const MAX_BODY: usize = 4097;
 /// The maximum of letters that one search looks at, and their length in bytes.
 const MAX_SEARCHED: usize = 10_000;
 const MAX_SEARCHED_BYTES: usize = 64 << 20;
+/// The maximum of messages that are taken for the parts of one letter.
+const MAX_PARTS: usize = 16;
 
 /// A message.
 #[derive(Debug, Serialize)]
@@ -65,27 +70,6 @@ impl ShownMessage {
     }
 }
 
-/// The brokers that have a queue.
-struct QueuePlaces {
-    /// mqueue's brokers.
-    brokers: Vec<Nsqd>,
-    /// The addresses of nsqds.
-    nsqds: Vec<String>,
-}
-
-impl WebPage {
-    async fn places(&self, target: &QueueTarget) -> QueuePlaces {
-        let state = self.cluster.observe(&StatsFilter::default().with_topic(&target.stream)).await;
-        let is_embedded = |api: &Nsqd| {
-            let stats = state.nsqds.iter().find(|nsqd| nsqd.api.to_string() == api.to_string());
-            stats.and_then(|nsqd| nsqd.stats()).is_some_and(|stats| stats.index_bytes.is_some())
-        };
-        let all = state.places(QueueAction::Pause, target).into_iter().map(|(nsqd, _)| nsqd.clone());
-        let (brokers, nsqds): (Vec<Nsqd>, Vec<Nsqd>) = all.partition(is_embedded);
-        QueuePlaces { brokers, nsqds: nsqds.iter().map(ToString::to_string).collect() }
-    }
-}
-
 /// Answers with the first messages of a stream or group, in one state.
 pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
     let params = QueryParams::parse(&uri, &["target", "state", "limit"])?;
@@ -93,10 +77,10 @@ pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> Requ
     let limit = params.number("limit", 1..=MAX_MESSAGES)?.unwrap_or(MESSAGES);
     let state = params.get("state").map(str::parse::<PeekState>).transpose();
     let state = state.map_err(RequestError::unprocessable)?.unwrap_or(PeekState::Waiting);
-    let query = query(&target, state, limit as usize).with_max_body(MAX_BODY);
-    let QueuePlaces { brokers, nsqds } = page.places(&target).await;
+    let query = first_messages(&target, state, limit as usize).with_max_body(MAX_BODY);
+    let QueuePlaces { brokers, nsqds, mut errors } = QueuePlaces::find(&page.cluster, &target).await;
     let answers = join_all(brokers.iter().map(|nsqd| nsqd.peek(&query))).await;
-    let (mut messages, mut errors) = (Vec::new(), Vec::new());
+    let mut messages = Vec::new();
     for (nsqd, answer) in brokers.iter().zip(answers) {
         match answer {
             Ok(found) => messages.extend(found.messages.into_iter().map(|it| ShownMessage::new(it, nsqd))),
@@ -104,13 +88,6 @@ pub(super) async fn messages(State(page): State<Arc<WebPage>>, uri: Uri) -> Requ
         }
     }
     Ok(json(&json!({ "messages": messages, "nsqds": nsqds, "errors": errors })))
-}
-
-fn query(target: &QueueTarget, state: PeekState, limit: usize) -> PeekQuery {
-    match &target.group {
-        Some(group) => PeekQuery::of_group(target.stream.clone(), group.clone(), state).with_limit(limit),
-        None => PeekQuery::of_stream(target.stream.clone()).with_limit(limit),
-    }
 }
 
 /// Answers with the dead letters of a stream that match, if every nsqd that has some can show them.
@@ -121,32 +98,78 @@ pub(super) async fn letters(State(page): State<Arc<WebPage>>, uri: Uri) -> Reque
     if search.len() > MAX_SEARCH {
         return Err(RequestError::unprocessable("a text of at most 1000 bytes"));
     }
-    let dead = dead_letters(&stream, None).map_err(|failure| RequestError::unprocessable(failure.line))?;
-    let dead = QueueTarget::new(dead, None);
-    let QueuePlaces { brokers, nsqds } = page.places(&dead).await;
-    if !nsqds.is_empty() {
-        let line = format!("nsqd at {} shows no message without delivering it", nsqds.join(", "));
-        return Err(RequestError::new(StatusCode::CONFLICT, line));
-    }
-    let mut search = LetterSearch { text: search, letters: Vec::new(), total: 0, bytes: 0, is_complete: true };
-    for broker in &brokers {
-        search.look(broker, &dead).await.map_err(RequestError::unavailable)?;
-    }
-    let LetterSearch { letters, total, is_complete, .. } = search;
-    Ok(json(&json!({ "letters": letters, "total": total, "complete": is_complete })))
+    let mut search = LetterSearch { text: search, ..LetterSearch::default() };
+    search.look_everywhere(&page, &stream).await?;
+    let LetterSearch { letters, total, is_cut, .. } = search;
+    Ok(json(&json!({ "letters": letters, "total": total, "complete": !is_cut })))
+}
+
+/// Answers with a dead letter, whole.
+pub(super) async fn letter(State(page): State<Arc<WebPage>>, uri: Uri) -> RequestResult {
+    let params = QueryParams::parse(&uri, &["stream", "id", "group", "died"])?;
+    let stream = target(params.get("stream").unwrap_or_default())?.stream;
+    let id = params.get("id").ok_or_else(|| RequestError::unprocessable("name the letter: id, group and died"))?;
+    let died = params.get("died").unwrap_or("0");
+    let died = died.parse().map_err(|_| RequestError::unprocessable(format!("invalid died {died:?}: a number")))?;
+    let name = LetterName { id: id.to_owned(), group: params.get("group").map(str::to_owned), died };
+    let mut search = LetterSearch { only: Some(name), ..LetterSearch::default() };
+    search.look_everywhere(&page, &stream).await?;
+    search.opened().map(|letter| json(&letter)).ok_or_else(gone)
 }
 
 /// A search in dead letters.
+#[derive(Default)]
 struct LetterSearch<'a> {
     text: &'a str,
     letters: Vec<ShownLetter>,
+    /// The name of the letter to open.
+    only: Option<LetterName>,
+    /// The messages of that name: several if the letter is in parts.
+    found: Vec<PeekedMessage>,
     /// The number of letters looked at, and the length of their bodies.
     total: usize,
     bytes: usize,
-    is_complete: bool,
+    is_cut: bool,
 }
 
 impl LetterSearch<'_> {
+    /// Looks at all brokers that have letters of the stream, if each can show them.
+    async fn look_everywhere(&mut self, page: &WebPage, stream: &TopicName) -> Result<(), RequestError> {
+        let dead = dead_letters(stream, None).map_err(|failure| RequestError::unprocessable(failure.line))?;
+        let dead = QueueTarget::new(dead, None);
+        let QueuePlaces { brokers, nsqds, .. } = QueuePlaces::find(&page.cluster, &dead).await;
+        if !nsqds.is_empty() {
+            let line = format!("nsqd at {} shows no message without delivering it", nsqds.join(", "));
+            return Err(RequestError::new(StatusCode::CONFLICT, line));
+        }
+        for broker in &brokers {
+            self.look(broker, &dead).await.map_err(RequestError::unavailable)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the letter that was to be opened: all parts of it, or the first that is there.
+    fn opened(&self) -> Option<OpenedLetter> {
+        let letters = self.found.iter().filter_map(|message| DeadLetter::decode(&message.body));
+        let mut parts: BTreeMap<u32, DeadLetter> = BTreeMap::new();
+        for letter in letters {
+            parts.entry(letter.part.map_or(0, |part| part.number)).or_insert(letter);
+        }
+        let Some(mut letter) = parts.values().next().cloned() else {
+            let message = self.found.first()?;
+            return Some(OpenedLetter::new(None, &message.id, &message.body));
+        };
+        if letter.part.is_some_and(|part| part.of as usize == parts.len()) {
+            letter.part = None;
+            letter.body = parts.values().flat_map(|part| &part.body[..]).copied().collect();
+        }
+        Some(OpenedLetter::new(Some(&letter), "", &letter.body))
+    }
+
+    fn is_full(&self) -> bool {
+        self.letters.len() >= MAX_LISTED || self.total >= MAX_SEARCHED || self.bytes >= MAX_SEARCHED_BYTES
+    }
+
     /// Looks at the letters of a broker: those of one group, as every group has all of them, or
     /// those that no group has.
     async fn look(&mut self, broker: &Nsqd, dead: &QueueTarget) -> Result<(), HttpError> {
@@ -160,14 +183,12 @@ impl LetterSearch<'_> {
         };
         let place = QueueTarget::new(dead.stream.clone(), group);
         for state in states {
-            let mut query = query(&place, *state, MAX_LISTED);
+            let mut query = first_messages(&place, *state, MAX_LISTED);
             loop {
                 let found = broker.peek(&query).await?;
                 found.messages.into_iter().for_each(|message| self.take(message));
-                let is_full =
-                    self.letters.len() >= MAX_LISTED || self.total >= MAX_SEARCHED || self.bytes >= MAX_SEARCHED_BYTES;
-                self.is_complete &= !(is_full && found.next.is_some());
-                match found.next.filter(|_| !is_full) {
+                self.is_cut |= self.is_full() && found.next.is_some();
+                match found.next.filter(|_| !self.is_full()) {
                     Some(next) => query.after = Some(next),
                     None => break,
                 }
@@ -181,6 +202,12 @@ impl LetterSearch<'_> {
         self.bytes += message.body.len();
         let letter = DeadLetter::decode(&message.body);
         let body = letter.as_ref().map_or(&message.body, |letter| &letter.body);
+        if let Some(name) = &self.only {
+            if LetterName::of(letter.as_ref(), &message.id) == *name && self.found.len() < MAX_PARTS {
+                self.found.push(message);
+            }
+            return;
+        }
         if self.letters.len() < MAX_LISTED && matches(letter.as_ref(), body, self.text) {
             self.letters.push(ShownLetter::of(letter.as_ref(), &message.id, body));
         }

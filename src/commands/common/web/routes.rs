@@ -37,6 +37,7 @@ pub(super) fn router(page: Arc<WebPage>) -> Router {
         .route("/api/clients", get(clients))
         .route("/api/peek", get(peek::messages))
         .route("/api/letters", get(peek::letters))
+        .route("/api/letter", get(peek::letter))
         .route("/api/doctor", get(doctor))
         .route("/api/wakeup", get(wakeup))
         .route_layer(from_fn_with_state(page.clone(), look));

@@ -12,6 +12,7 @@ use crate::commands::doctor::observed::{
     ClockSkew, DeadLetterGrowth, LookupdEntry, NsqdReport, Observed, ProbedHttp, ProbedLookupd, ProbedTcp, TcpFailure,
 };
 use mqueue::client::{Address, ConnectConfig, Error, HttpError, Nsqd, StatsFilter, authenticate};
+use mqueue::io_error::describe;
 use mqueue::proto::TopicName;
 use mqueue::proto::stats::{Producer, Stats};
 use mqueue::worker::DeadLetter;
@@ -170,7 +171,7 @@ impl From<Error> for TcpFailure {
     fn from(error: Error) -> Self {
         let is_refusal = error.is_refusal();
         let why = match error {
-            Error::Unreachable { source, .. } => source.to_string(),
+            Error::Unreachable { source, .. } => describe(&source),
             Error::Security { reason, .. } => reason,
             Error::Refused { source, .. } => source.to_string(),
             other => other.to_string(),

@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::commands::common::socket_args::Args;
 use crate::commands::doctor::observed::{EntryKind, FolderEntry, FolderError, ListenerState, SocketFolder};
+use mqueue::io_error::describe;
 use mqueue::proto::ChannelName;
 
 /// Reads the folders, and each given socket as a folder of its own. One place with sockets is
@@ -36,7 +37,7 @@ fn entries(folder: &Path, listening: &ListeningSockets) -> Result<Vec<FolderEntr
     let unreadable = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => FolderError::Missing,
         io::ErrorKind::PermissionDenied => FolderError::Refused,
-        _ => FolderError::Other(e.to_string()),
+        _ => FolderError::Other(describe(&e)),
     };
     let found = std::fs::read_dir(folder).map_err(unreadable)?.filter_map(Result::ok);
     let mut entries: Vec<FolderEntry> = found.filter_map(|found| entry(found.path(), listening)).collect();

@@ -572,7 +572,8 @@
       const spans = [["10m", "10 minutes"], ["24h", "24 hours"]];
       this.buttons = spans.map(([span, label]) => button(label, () => this.choose(span), { "aria-pressed": String(span === this.span) }));
       this.spans = spans;
-      this.node = el("section", { "aria-label": "Charts" }, el("div", { class: "bar" }, ...this.buttons), el("div", { class: "charts" }, this.rates.node, this.depths.node));
+      this.full = el("p", { class: "warn" });
+      this.node = el("section", { "aria-label": "Charts" }, el("div", { class: "bar" }, ...this.buttons), this.full, el("div", { class: "charts" }, this.rates.node, this.depths.node));
       this.loaded = 0;
       this.values = undefined;
     }
@@ -591,6 +592,7 @@
       try {
         const [own, stream] = await Promise.all([get(this.target), this.isGroup ? get(this.stream) : undefined]);
         if (this.span !== span) return;
+        setText(this.full, own.full ? "No charts of this one: " + count(settings.max_series) + " streams and groups have some already, which is the most." : "");
         const most = span === "10m" ? 600 : 8640;
         const fit = (list) => Array(Math.max(0, most - list.length)).fill(null).concat(known(list));
         this.step = own.step * 1000;
@@ -730,9 +732,11 @@
     return size < 10240 ? count(size) + " bytes" : size < 10485760 ? count(Math.round(size / 1024)) + " KiB" : count(Math.round(size / 1048576)) + " MiB";
   }
 
+  const hexLines = (pairs) => pairs.map((byte, at) => byte + ((at + 1) % 16 ? " " : "\n")).join("");
+
   // A body: text, or the bytes of one that is none.
   function body(message) {
-    const text = message.binary ? (message.body.match(/../g) ?? []).map((byte, at) => byte + ((at + 1) % 16 ? " " : "\n")).join("") : message.body;
+    const text = message.binary ? hexLines(message.body.match(/../g) ?? []) : message.body;
     const pre = el("pre");
     pre.textContent = cleanBody(text);
     const about = bytes(message.size) + (message.binary ? ", binary" : "") + (message.cut ? ", the beginning" : "");
@@ -793,7 +797,8 @@
       note.textContent = (found.complete ? plural(shown, "letter") : "The first " + plural(shown, "letter")) + (searched ? " with " + JSON.stringify(clean(searched)) : "") + ", of " + count(found.total) + ".";
       list.replaceChildren(...found.letters.map((letter) => el("div", { class: "card letter" },
         el("p", {}, el("strong", { text: letter.reason }), el("span", { class: "dim", text: " · " + ["group " + (letter.group ?? "–"), plural(letter.attempts, "attempt"), letter.died ? new Date(letter.died).toISOString().slice(0, 19).replace("T", " ") + " UTC" : "", letter.id].filter(Boolean).join(" · ") })),
-        body(letter))));
+        body(letter),
+        el("p", {}, el("a", { href: "#/letter/" + [stream, letter.id, letter.group ?? "", letter.died].map(encodeURIComponent).join("/"), text: "Open" })))));
     };
     // The broker shows them without their delivery; nsqd needs a token, and the user's wish.
     const read = async (isAsked) => {
@@ -845,6 +850,75 @@
       }
     };
     return { name: "letters", title: "dead letters of " + stream, input, update, back: "#/letters" };
+  }
+
+  // One letter, whole, with its own retry and drop.
+  function letterView(stream, id, group, died) {
+    const back = "#/letters/" + encodeURIComponent(stream);
+    const name = { id, group: group || null, died: Number(died) || 0 };
+    const note = el("p", { class: "dim", text: "Reading …" });
+    const place = el("div", { id: "letter" });
+    const readOnly = el("div", { hidden: true }, el("p", { text: "nsqd shows no message without delivering it, and this page is read-only. In a shell:" }), command("mqueue errors --stream=" + stream));
+    let shown, asHex = false;
+    const pre = el("pre", { class: "whole" });
+    const draw = () => {
+      asHexButton.textContent = asHex ? "Show text" : "Show bytes";
+      if (!shown) return;
+      const pairs = () => (shown.binary ? shown.body.match(/../g) ?? [] : [...new TextEncoder().encode(shown.body)].map((byte) => byte.toString(16).padStart(2, "0")));
+      const text = () => (shown.binary ? new TextDecoder().decode(Uint8Array.from(pairs(), (pair) => parseInt(pair, 16))) : shown.body);
+      pre.textContent = cleanBody(asHex ? hexLines(pairs()) : text());
+    };
+    const act = async (verb) => {
+      const [title, line, word] = verb === "drop"
+        ? ["Drop this dead letter?", "The message " + id + " will be lost. This cannot be undone.", "Drop"]
+        : ["Retry this dead letter?", "The message " + id + " is published again, to the group that gave it up.", "Retry"];
+      if (!(await confirmed(title, [line], word))) return;
+      buttons.forEach((it) => { it.disabled = true; });
+      try {
+        const done = await api("/api/letters/" + verb, { stream, letter: name });
+        if (done.error || !done.done) throw new Error(done.error ?? "The letter is not there any more: " + done.text);
+        say((verb === "drop" ? "Dropped " : "Published again: ") + id);
+        location.hash = back;
+      } catch (error) {
+        note.textContent = clean(error.message);
+      }
+      buttons.forEach((it) => { it.disabled = false; });
+    };
+    const asHexButton = button("Show bytes", () => { asHex = !asHex; draw(); }, { id: "bytes" });
+    const buttons = [button("Retry", () => act("redrive"), { id: "redrive" }), button("Drop", () => act("drop"), { class: "bad", id: "drop" })];
+    const bar = el("div", { class: "bar" }, ...buttons, asHexButton, button("Copy", () => copy(pre.textContent, pre)));
+    const read = async () => {
+      try {
+        const parameters = new URLSearchParams({ stream, id, died: name.died, ...(name.group ? { group: name.group } : {}) });
+        try {
+          shown = await api("/api/letter?" + parameters);
+        } catch (error) {
+          if (error.status !== 409) throw error;
+          readOnly.hidden = settings.actions;
+          if (!settings.actions) return setText(note, "");
+          shown = await api("/api/letters/open", { stream, letter: name });
+        }
+        const utc = (ms) => (ms ? new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC") : "unknown");
+        const facts = [["Reason", shown.reason], ["Stream", shown.stream ?? stream], ["Group", shown.group ?? "–"], ["Attempts", count(shown.attempts)], ["Published", utc(shown.published)],
+          ["Given up", utc(shown.died)], ["Message", shown.id], ["Size", bytes(shown.size) + (shown.binary ? ", binary" : "") + (shown.cut ? ", the beginning is shown" : "") + (shown.part ? ", part " + shown.part[0] + " of " + shown.part[1] : "")]];
+        asHex = shown.binary;
+        draw();
+        note.textContent = "";
+        place.replaceChildren(el("table", { class: "facts", "aria-label": "Dead letter" }, el("tbody", {}, ...facts.map(([key, value]) => el("tr", {}, el("th", { scope: "row", text: key }), el("td", { text: value }))))), pre);
+      } catch (error) {
+        note.textContent = clean(error.message);
+      }
+    };
+    main.replaceChildren(el("h1", {}, el("a", { href: back, text: "dead letters of " + stream }), " / ", el("span", { text: id })), bar, note, readOnly, place);
+    let isRead = false;
+    const update = () => {
+      buttons.forEach((it) => { it.hidden = !settings.actions; });
+      if (!isRead && at) {
+        isRead = true;
+        read();
+      }
+    };
+    return { name: "letters", title: "dead letter " + id, update, back };
   }
 
   function lettersOverview() {
@@ -920,14 +994,15 @@
 
   function show() {
     const [, name, ...rest] = location.hash.replace(/^#/, "").split("/");
-    let target;
+    let parts = [];
     try {
-      target = rest.map(decodeURIComponent).join("/");
+      parts = rest.map(decodeURIComponent);
     } catch {
-      target = "";
+      // an address that was typed
     }
+    const target = parts.join("/");
     view?.close?.();
-    const views = { letters: () => lettersView(target), doctor: doctorView, wakeup: wakeupView };
+    const views = { letters: () => lettersView(target), letter: () => (parts[1] ? letterView(...parts) : lettersView(parts[0])), doctor: doctorView, wakeup: wakeupView };
     if (target) views.s = () => detailView(target);
     view = (views[name] ?? streamsView)();
     document.querySelectorAll("nav a").forEach((link) => {
