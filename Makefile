@@ -68,6 +68,9 @@ worker: $(program) ## take jobs from the gateway: make worker ARGS="-n 1 -p 1"
 node: $(program) ## run one node of a fleet that generates and handles events: STREAM=foo GROUP=1 MPORT=8081 make node
 	@exec $(program) node $(ARGS)
 
+prove: $(program) ## cut the power to a broker for ten minutes, and count what it lost (ARGS="--sync interval")
+	@exec $(program) prove --duration 10m $(ARGS)
+
 bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (publish, consume or both)
 	@exec $(program) bench $(or $(ARGS),both)
 

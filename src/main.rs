@@ -72,6 +72,7 @@ fn start(mut cli: Cli) -> anyhow::Result<Exit> {
             CliCommand::Stage(args) => commands::stage::run(args.0).await,
             CliCommand::Pipeline(args) => commands::pipeline::run(args.0).await,
             CliCommand::Simulate(args) => commands::simulate::run(args.0).await,
+            CliCommand::Prove(args) => commands::prove::run(args.0).await,
             CliCommand::Node(args) => commands::node::run(args.0).await,
             CliCommand::Bench(args) => commands::bench::run(args.0).await,
             CliCommand::Errors(args) => commands::errors::run(args.0).await,

@@ -64,6 +64,7 @@ mod peek;
 mod pipe;
 mod pipeline;
 mod print;
+mod prove;
 mod record;
 mod remedies;
 mod retry;

@@ -41,6 +41,19 @@ fn ls_shows_the_rows_of_the_other() {
     }
 }
 
+#[test]
+fn a_silent_nsqlookupd_is_said_to_know_others() {
+    needs!("nsqd");
+    let (nsqd, silent, _) = beside_a_silent_one();
+    let lookupd = silent.local_addr().unwrap();
+    let flags = format!("--nsqd-http-address {} --lookupd-http-address {lookupd}", nsqd.http());
+    let begun = Instant::now();
+    let listed = mqueue(&format!("ls --watch 0 {flags}")).run();
+    assert!(listed.stdout.contains("billing") && begun.elapsed() < REQUEST_TIME, "{:?}", begun.elapsed());
+    let line = format!("nsqlookupd at {lookupd}: no answer in time: nsqds that only it knows are missing");
+    assert_eq!((listed.code, listed.stderr.contains(&line)), (Some(1), true), "{}", listed.stderr);
+}
+
 /// The listing has the real nsqd's group, and says that the other one is silent.
 fn check(listing: &Value) {
     assert_eq!(listing["streams"][0]["groups"][0]["depth"], 1, "{listing}");

@@ -68,6 +68,16 @@ fn connections_at_any_moment_of_the_brokers_exit_are_served() {
 }
 
 #[test]
+fn a_sleeping_broker_wakes_sleeping_consumers() {
+    inside("broker-wakes-consumers");
+}
+
+#[test]
+fn a_sleeping_broker_that_fails_is_bounded_and_shown() {
+    inside("broker-bad-cases");
+}
+
+#[test]
 fn the_units_are_sound_and_hardened() {
     inside("units-are-sound");
 }

@@ -136,7 +136,7 @@ fn missing_permissions_for_folders_and_sockets_are_logged() {
     std::fs::create_dir(doors.at("hidden")).unwrap();
     mode(&doors.at("hidden"), 0o700);
     let args = format!("{ARGS} --socket-dir {}", doors.at("hidden").display());
-    let words = ["hidden: permission denied", "locked.sock: permission denied: run wakeup as root"];
+    let words = ["hidden: permission denied", "locked.sock: permission denied: run this program as root"];
     says_once(doors.wakeup(&nsqd, &args).run_by(65534), &doors, &words);
     assert_eq!(doors.pokes("locked.sock"), 0);
 }

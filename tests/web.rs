@@ -75,6 +75,13 @@ fn the_page_and_that_of_the_broker_are_served_over_tls() {
                 .unwrap();
         }
     }
+    let required = mqueue(&format!(
+        "broker --memory --tcp-address 127.0.0.1:0 --http-address 127.0.0.1:0 --https-address= \
+                                    --web 127.0.0.1:0 --tls-required {}",
+        tls("own")
+    ))
+    .run();
+    assert_eq!((required.code, required.stderr.contains("tcp-https")), (Some(2), true), "{}", required.stderr);
     let half = mqueue(&format!("web --tls-cert {}", certificates.file("server.pem").display())).run();
     assert_eq!((half.code, half.stderr.contains("--tls-cert needs --tls-key")), (Some(2), true), "{}", half.stderr);
 }

@@ -52,7 +52,7 @@ pub struct GatedListener {
 impl GatedListener {
     /// Accepts the next connection while the gate is open; returns it with the peer's address.
     /// Cancel-safe.
-    pub(super) async fn accept(&self) -> (ClientSocket, String, OpenConnection) {
+    pub(super) async fn accept(&self) -> (ClientSocket, String, CountedConnection) {
         let mut closed = self.gate.0.closed.subscribe();
         loop {
             let _ = closed.wait_for(|closed| !closed).await;
@@ -63,7 +63,7 @@ impl GatedListener {
                 accepted = self.listener.accept() => accepted,
             };
             // counted before the listener is not: there is no moment between
-            let connection = OpenConnection(Counted::new(&self.gate, |gate| &gate.connections));
+            let connection = CountedConnection(Counted::new(&self.gate, |gate| &gate.connections));
             drop(accepting);
             return (socket, peer, connection);
         }
@@ -72,7 +72,7 @@ impl GatedListener {
 
 /// Counts a connection until it is dropped.
 #[derive(Debug)]
-pub(super) struct OpenConnection(#[allow(dead_code, reason = "its drop counts")] Counted);
+pub(super) struct CountedConnection(#[allow(dead_code, reason = "its drop counts")] Counted);
 
 /// One of a count.
 #[derive(Debug)]

@@ -40,10 +40,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
 pub use self::log_level::LogLevel;
-use self::state::{BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings};
+use self::state::{
+    BrokerPublishError, BrokerState, ChannelPublishError, Micros, Now, SessionId, SessionSettings, StatsSelection,
+};
 pub use self::statsd::StatsdSettings;
 use crate::io_error::describe;
-use crate::proto::{Bodies, ChannelName, TopicName};
+use crate::proto::stats::TopicStats;
+use crate::proto::{Bodies, ChannelName, List, TopicName};
 
 /// The version of nsqd that the broker behaves like, and reports to clients.
 pub const VERSION: &str = "1.3.0";
@@ -64,6 +67,8 @@ pub struct Broker {
     failing: Arc<Notify>,
     /// Notified when topics or channels were created or deleted.
     catalog_changed: Notify,
+    /// Notified when a channel may need a consumer.
+    unserved: Notify,
     /// The nsqlookupds to register with.
     lookupds: watch::Sender<Vec<String>>,
     /// The log level, which the HTTP API changes.
@@ -137,6 +142,7 @@ impl Broker {
             log_changed: Notify::new(),
             failing,
             catalog_changed: Notify::new(),
+            unserved: Notify::new(),
             lookupds: watch::Sender::default(),
             log_level,
             refused_publishes: AtomicU64::new(0),
@@ -292,6 +298,17 @@ impl Broker {
         read(&self.lock().state)
     }
 
+    /// Waits until a channel may need a consumer: it has more messages than its consumers are enough
+    /// for, or one came or went. Cancel-safe.
+    pub async fn unserved(&self) {
+        self.unserved.notified().await;
+    }
+
+    /// The statistics of all topics and channels, without their connections.
+    pub fn topic_stats(&self) -> List<TopicStats> {
+        self.with_state(|state| state.topic_stats(&StatsSelection::default(), self.clock.now()))
+    }
+
     /// `OK`, or `NOK - ` and the reason why publishing fails.
     pub fn health(&self) -> String {
         self.failure().map_or_else(|| "OK".to_owned(), |failure| format!("NOK - {failure}"))
@@ -400,6 +417,9 @@ impl Broker {
         if *catalog != state.catalog_version() {
             *catalog = state.catalog_version();
             self.catalog_changed.notify_one();
+        }
+        if state.take_unserved() {
+            self.unserved.notify_one();
         }
         if let Some(next) = state.next_timer()
             && next_deadline.is_none_or(|next_deadline| next < next_deadline)

@@ -12,7 +12,7 @@ use super::common::values;
 use super::on_demand::OnDemand;
 use super::{
     admin, bench, broker, completions, consumer, context, demo, doctor, errors, gateway, ingest, ls, man, node, peek,
-    pipeline, producer, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
+    pipeline, producer, prove, record, replay, send, simulate, stage, tail, top, wakeup, web, worker,
 };
 /// Producers and consumers for NSQ that lose no message
 #[derive(Debug, Parser)]
@@ -71,6 +71,7 @@ pub(crate) enum CliCommand {
     Errors(OnDemand<errors::args::Args>),
     Bench(OnDemand<bench::args::Args>),
     Simulate(OnDemand<simulate::args::Args>),
+    Prove(OnDemand<prove::args::Args>),
     Broker(OnDemand<broker::args::Args>),
     Demo(OnDemand<demo::args::Args>),
     Completions(OnDemand<completions::args::Args>),
@@ -89,7 +90,7 @@ pub(crate) const TASKS: [(&str, &[&str]); 7] = [
             "context", "doctor", "errors",
         ],
     ),
-    ("Measure", &["bench", "simulate"]),
+    ("Measure", &["bench", "simulate", "prove"]),
     ("Broker", &["broker", "demo"]),
     ("Set up", &["completions", "man"]),
 ];

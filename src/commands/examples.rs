@@ -6,7 +6,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 
 /// Command lines and what they do, by command; `mqueue` is the program.
-const EXAMPLES: [(&str, &[(&str, &str)]); 38] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 39] = [
     (
         "mqueue",
         &[
@@ -131,6 +131,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 38] = [
     ),
     ("bench", &[("mqueue bench both --rate 1000", "Measure latencies at 1000 messages a second")]),
     ("simulate", &[("mqueue simulate --plan", "Compute the number of workers without running")]),
+    ("prove", &[("mqueue prove --cases 10", "Cut the power to ten brokers, and count what they lost")]),
     (
         "broker",
         &[

@@ -27,6 +27,7 @@ pub(crate) mod on_demand;
 pub(crate) mod peek;
 pub(crate) mod pipeline;
 pub(crate) mod producer;
+pub(crate) mod prove;
 pub(crate) mod record;
 #[cfg(test)]
 mod reference_tests;

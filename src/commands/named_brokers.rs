@@ -95,6 +95,7 @@ fn broker(command: &mut CliCommand) -> Option<&mut Args> {
         | CliCommand::Context(_)
         | CliCommand::Demo(_)
         | CliCommand::Broker(_)
+        | CliCommand::Prove(_)
         | CliCommand::Send(_)
         | CliCommand::Worker(_) => None,
     }

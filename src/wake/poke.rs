@@ -48,7 +48,7 @@ pub fn remedy(unit: Option<&UnitName>, error: &io::Error) -> String {
             "nobody listens on it: restart the program that created it".to_owned()
         }
         (io::ErrorKind::PermissionDenied, _) => {
-            "permission denied: run wakeup as root, or as a member of the socket's group".to_owned()
+            "permission denied: run this program as root, or as a member of the socket's group".to_owned()
         }
         _ => describe(error),
     }

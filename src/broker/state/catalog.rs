@@ -114,6 +114,7 @@ impl BrokerState {
             return Err(format!("consumers for {topic}:{} exceeds limit of {limit}", channel.name));
         }
         channel.sessions.push(session);
+        self.store.has_unserved = true;
         let session = self.session(session);
         session.channel = Some(id);
         session.phase = SessionPhase::Subscribed;

@@ -23,6 +23,17 @@ impl BrokerState {
         }
     }
 
+    /// True if, since the last call, a channel had more messages than its consumers are enough for,
+    /// or a consumer came or went. A channel without a consumer needs one for its first message.
+    pub fn take_unserved(&mut self) -> bool {
+        std::mem::take(&mut self.store.has_unserved)
+    }
+
+    /// Sets the number of messages for which one consumer is enough.
+    pub fn set_messages_per_consumer(&mut self, messages: usize) {
+        self.store.messages_per_consumer = messages;
+    }
+
     /// Requeues expired in-flight and deferred messages, wakes rested channels; returns the next
     /// deadline.
     pub fn advance(&mut self, now: Now) -> Option<super::Micros> {
@@ -52,7 +63,11 @@ impl Channel {
     /// Sends queued messages as long as a session has room.
     pub(super) fn deliver(&mut self, store: &mut Store, sessions: &mut Sessions, now: Now) {
         while !self.paused && !self.rests && !self.queue.is_empty() {
-            let Some(id) = self.ready_queue.pop_front() else { return };
+            let Some(id) = self.ready_queue.pop_front() else {
+                let enough = self.sessions.len().saturating_mul(store.messages_per_consumer);
+                store.has_unserved |= self.depth > enough;
+                return;
+            };
             let session = sessions.get_mut(id).expect("a removed session leaves the queue");
             session.in_ready_queue = false;
             if session.has_room() {

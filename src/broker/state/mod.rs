@@ -250,6 +250,7 @@ impl BrokerState {
     pub fn disconnect(&mut self, id: SessionId) {
         let session = self.sessions.remove(id);
         let Some(channel) = session.channel.and_then(|channel| self.channels.get_mut(&channel)) else { return };
+        self.store.has_unserved = true;
         channel.sessions.retain(|other| *other != id);
         channel.ready_queue.retain(|other| *other != id);
         if channel.sessions.is_empty() && channel.name.is_ephemeral() {

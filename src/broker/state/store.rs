@@ -18,12 +18,24 @@ pub(super) struct Store {
     pub(super) timers: BTreeSet<(Micros, ChannelId, u64)>,
     /// Channels that rest because their messages cannot be read.
     pub(super) rest: Rest,
+    /// Messages of a channel for each of its consumers; with more, it counts as unserved.
+    pub(super) messages_per_consumer: usize,
+    /// True if a channel may have become [unserved](super::BrokerState::take_unserved).
+    pub(super) has_unserved: bool,
 }
 
 impl Store {
     pub(super) fn new(limits: StateLimits, log: Box<dyn Log>) -> Self {
         let batches = MessageStore::new(limits.max_memory);
-        Self { limits, log, batches, timers: BTreeSet::new(), rest: Rest::default() }
+        Self {
+            limits,
+            log,
+            batches,
+            timers: BTreeSet::new(),
+            rest: Rest::default(),
+            messages_per_consumer: usize::MAX,
+            has_unserved: false,
+        }
     }
 
     /// Encodes a message's id with the broker's number in nsqd's place for it (`nsqd/guid.go`).

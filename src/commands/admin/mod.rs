@@ -21,8 +21,8 @@ use mqueue::shutdown::Shutdown;
 pub(crate) async fn run(action: QueueAction, args: ActionArgs) -> anyhow::Result<Exit> {
     let cluster = args.broker.cluster()?;
     let state = cluster.observe(&StatsFilter::default()).await;
-    let silent = silent_brokers(&state)?;
-    silent.iter().for_each(|error| tracing::error!("{error}: nothing is done there"));
+    let silent = silent_brokers(&state, "nothing is done there")?;
+    silent.iter().for_each(|line| tracing::error!("{line}"));
     let (there, missing): (Vec<_>, Vec<_>) =
         args.targets.iter().partition(|target| !state.places(action, target).is_empty());
     missing.iter().for_each(|target| tracing::error!("no nsqd that answered has {target}"));

@@ -229,6 +229,19 @@ pub(crate) struct SleepArgs {
     /// [default: 0]
     #[arg(long, env = "MQUEUE_IDLE_EXIT", value_name = "DURATION", value_parser = idle_time, conflicts_with = "memory")]
     pub idle_exit: Option<Duration>,
+
+    /// Folder with the sockets of sleeping consumers, which the broker pokes itself, as wakeup does:
+    /// every socket in it belongs to a sleeping consumer; repeatable [default: none, the broker
+    /// wakes nobody]
+    ///
+    /// A client can give a group any name, and so have any socket of the folder poked: never name a
+    /// folder with sockets of other programs, such as /run or /tmp.
+    #[arg(long, env = "MQUEUE_SOCKET_DIR", value_name = "PATH", value_delimiter = ',')]
+    pub socket_dir: Vec<PathBuf>,
+
+    /// Waiting messages for each consumer of a group with numbered sockets
+    #[arg(long, env = "MQUEUE_PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
+    pub per_consumer: u64,
 }
 
 fn idle_time(text: &str) -> Result<Duration, String> {

@@ -60,7 +60,7 @@ fn unit_name(text: &str) -> Result<String, String> {
 
 /// The start of the broker to arrange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arranged {
+pub(super) enum Arranged {
     /// None.
     Nothing,
     /// As it is: systemd restarts a broker that was killed.
@@ -72,7 +72,7 @@ enum Arranged {
 }
 
 /// Decides by the note: pure.
-fn arrange(note: Option<NextStart>, is_boot: bool, now: SystemTime) -> Arranged {
+pub(super) fn arrange(note: Option<NextStart>, is_boot: bool, now: SystemTime) -> Arranged {
     let Some(NextStart::Ended { by_signal, due, is_pending }) = note else {
         return match note {
             Some(_) if is_boot => Arranged::Start,

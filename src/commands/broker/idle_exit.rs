@@ -13,12 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use humantime::format_duration;
 use mqueue::broker::Broker;
 use mqueue::broker::accept_gate::AcceptGate;
 use mqueue::broker::state::{BrokerState, Unfinished};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 use super::next_start::NextStart;
 
@@ -49,34 +48,25 @@ impl IdleExit {
         Self { limit, folder, broker, gate, beginning: Some(beginning), logged: None }
     }
 
-    /// Waits until the broker was idle for the time, and has left its note. Its gate is closed then.
-    pub(super) async fn wait(&mut self) {
-        let mut connections = self.gate.connections();
-        loop {
-            if self.is_quiet(&mut connections).await && self.leave().await {
-                return;
-            }
-        }
+    /// The time without a connection after which the broker leaves.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
     }
 
-    /// Waits until no connection is open, and for the idle time; false if one was opened meanwhile.
-    async fn is_quiet(&self, connections: &mut watch::Receiver<usize>) -> bool {
-        let _ = connections.wait_for(|count| *count == 0).await;
-        tokio::select! {
-            _ = connections.changed() => false,
-            () = sleep(self.limit) => true,
-        }
-    }
-
-    /// Closes the gate and writes the note; opens it again if there is a reason to stay.
-    async fn leave(&mut self) -> bool {
+    /// Closes the gate: what was accepted before is counted.
+    pub(super) async fn close(&mut self) {
         self.begun().await;
         self.gate.close().await;
-        let reason = self.reason_to_stay();
-        if let Some(reason) = reason
-            && self.logged != Some(reason)
-        {
-            tracing::info!("idle, and stays: {reason}");
+    }
+
+    /// Writes the note behind the closed gate; opens the gate again, and returns false, if there is a
+    /// reason to stay. `is_waking` looks whether a group is being woken.
+    pub(super) fn leave(&mut self, is_waking: impl FnOnce() -> bool) -> bool {
+        let reason = self.reason_to_stay(is_waking);
+        match reason {
+            None => tracing::info!("no client for {}: exiting until the next one", format_duration(self.limit)),
+            Some(reason) if self.logged != Some(reason) => tracing::info!("idle, but the broker stays: {reason}"),
+            Some(_) => {}
         }
         self.logged = reason;
         if reason.is_some() {
@@ -85,22 +75,15 @@ impl IdleExit {
         reason.is_none()
     }
 
-    fn reason_to_stay(&self) -> Option<&'static str> {
-        if *self.gate.connections().borrow() > 0 {
-            return Some("a client connected at the last moment");
-        }
-        if self.broker.failure().is_some() {
-            return Some("the log cannot be written");
-        }
+    fn reason_to_stay(&self, is_waking: impl FnOnce() -> bool) -> Option<&'static str> {
+        let connections = *self.gate.connections().borrow();
+        let is_failing = self.broker.failure().is_some();
+        // before the look: a message that becomes due meanwhile is in the note
         let unfinished = self.broker.with_state(BrokerState::unfinished);
-        match unfinished {
-            Unfinished { in_flight: 1.., .. } => return Some("messages are in flight, and wait for their timeout"),
-            Unfinished { ephemeral: 1.., .. } => return Some("the end of the process would lose ephemeral messages"),
-            Unfinished { .. } => {}
-        }
+        let reason = reason_to_stay(connections, is_failing, unfinished, is_waking);
         let due = unfinished.next_due.map(|due| due.0);
         let note = NextStart::Ended { by_signal: false, due, is_pending: false };
-        note.write(&self.folder).is_err().then_some("the data folder cannot be written to")
+        reason.or_else(|| note.write(&self.folder).is_err().then_some("the data folder cannot be written to"))
     }
 
     /// Writes the note of a broker that a signal stopped.
@@ -116,6 +99,27 @@ impl IdleExit {
         if let Some(beginning) = self.beginning.take() {
             let _ = beginning.await;
         }
+    }
+}
+
+/// Decides behind the closed gate whether the broker stays, and why. `is_waking` looks whether a
+/// group that has messages was poked.
+pub(super) fn reason_to_stay(
+    connections: usize,
+    is_failing: bool,
+    unfinished: Unfinished,
+    is_waking: impl FnOnce() -> bool,
+) -> Option<&'static str> {
+    if connections > 0 {
+        return Some("a client connected at the last moment");
+    }
+    if is_failing {
+        return Some("the log cannot be written");
+    }
+    match unfinished {
+        Unfinished { in_flight: 1.., .. } => Some("messages are in flight, and wait for their timeout"),
+        Unfinished { ephemeral: 1.., .. } => Some("the end of the process would lose ephemeral messages"),
+        Unfinished { .. } => is_waking().then_some("a sleeping group has messages, and was poked"),
     }
 }
 

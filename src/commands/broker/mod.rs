@@ -2,9 +2,12 @@
 
 pub(crate) mod args;
 mod arm_timer;
+mod background;
 pub(crate) mod command_line;
 mod config_file;
+mod folder_watch;
 mod go_flags;
+mod group_waker;
 mod idle_exit;
 mod ignored_flags;
 mod import;
@@ -15,11 +18,15 @@ mod nsqd_args;
 mod page;
 mod passed_sockets;
 mod security_args;
+#[cfg(test)]
+mod sleep_tests;
 mod statistics_args;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::background::Background;
+use self::group_waker::GroupWaker;
 use self::idle_exit::IdleExit;
 use super::common::exit::{Exit, Failure};
 use super::common::open_files;
@@ -75,31 +82,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Serves until a signal, or until the broker is idle.
 async fn serve(args: &Args, server: BrokerServer, is_passed: bool, shutdown: &Shutdown) {
-    let (notifier, folder) = (Notifier, &args.storage.data_path);
+    let (broker, gate, stop) = (server.broker.clone(), server.gate.clone(), shutdown.draining.child_token());
     let idle = args.sleep.idle_exit().filter(|_| is_passed);
     if args.sleep.idle_exit().is_some() && !is_passed {
         tracing::info!("--idle-exit has no effect: without a socket of systemd's nothing would start the broker again");
     }
-    notifier.ready();
-    let Some(idle) = idle else {
-        server.run(shutdown.draining.clone()).await;
-        return notifier.stopping();
-    };
-    let (broker, stop) = (server.broker.clone(), shutdown.draining.child_token());
-    let mut exit = IdleExit::begin(idle, folder.clone(), broker, server.gate.clone());
-    let stopping = stop.clone();
-    let exiting = tokio::spawn(async move {
-        tokio::select! {
-            () = exit.wait() => {
-                tracing::info!("no client for {}: exiting until the next connection", humantime::format_duration(idle));
-                stopping.cancel();
-            }
-            () = stopping.cancelled() => exit.stopped().await,
-        }
-    });
+    let idle = idle.map(|limit| IdleExit::begin(limit, args.storage.data_path.clone(), broker.clone(), gate.clone()));
+    let [tcp, http] = [&server.tcp, &server.http].map(|all| all.first().map_or_else(String::new, ToString::to_string));
+    let waker = GroupWaker::new(&args.sleep, broker, &tcp, &http);
+    let background = tokio::spawn(Background { idle, waker, gate }.run(stop.clone()));
+    Notifier.ready();
     server.run(stop).await;
-    let _ = exiting.await;
-    notifier.stopping();
+    let _ = background.await;
+    Notifier.stopping();
 }
 
 /// Listens on the sockets that systemd passed, or else on the addresses of the flags.

@@ -9,6 +9,7 @@ use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::socket_args;
 use crate::commands::common::web::args::AccessArgs;
 use crate::commands::common::web::{WebServer, WebSettings};
+use mqueue::broker::TlsRequired;
 use mqueue::broker::server::BrokerServer;
 use mqueue::http::BrowserGuard;
 use mqueue::proto::HostPort;
@@ -47,6 +48,11 @@ pub(super) async fn bind(args: &Args, server: &BrokerServer) -> Result<Option<We
     let Some(http) = server.http.iter().find_map(|bound| bound.address()) else {
         return Err(usage("--web needs the HTTP API on a TCP address: name it with --http-address".to_owned()));
     };
+    if server.broker.config().tls_required == TlsRequired::Yes {
+        let line = "--web reads the HTTP API without TLS, which --tls-required and --tls-client-auth-policy forbid: give \
+                    --tls-required=tcp-https, which allows it";
+        return Err(usage(line.to_owned()));
+    }
     let nsqd = reachable(http).to_string().parse().map_err(|error| usage(format!("{error}")))?;
     let brokers = broker_args::Args::of_nsqd(nsqd);
     let settings = WebSettings {

@@ -52,5 +52,6 @@ pub(crate) mod stream_listing;
 pub(crate) mod text_table;
 pub(crate) mod tls_client_args;
 pub(crate) mod values;
+pub(crate) mod waker;
 pub(crate) mod web;
 pub(crate) mod worker_flags;

@@ -4,15 +4,20 @@ use mqueue::cluster::ClusterState;
 
 use super::exit::{Exit, Failure};
 
-/// Returns the errors of the nsqds and nsqlookupds that did not answer, one line each.
+/// Returns a line for each nsqd and nsqlookupd that did not answer: its error, and for an nsqd these
+/// words about its messages.
 ///
 /// # Errors
 /// Fails with the first of them if no nsqd answered.
-pub(crate) fn silent_brokers(state: &ClusterState) -> Result<Vec<String>, Failure> {
-    let silent: Vec<String> = state.errors().map(ToString::to_string).collect();
+pub(crate) fn silent_brokers(state: &ClusterState, words: &str) -> Result<Vec<String>, Failure> {
     if state.stats().next().is_some() {
-        return Ok(silent);
+        let nsqds = state.nsqds.iter().filter_map(|nsqd| nsqd.answer.as_ref().err());
+        let nsqds = nsqds.map(|error| format!("{error}: {words}"));
+        let lookupds = state.lookupd_errors.iter();
+        return Ok(nsqds
+            .chain(lookupds.map(|error| format!("{error}: nsqds that only it knows are missing")))
+            .collect());
     }
-    let line = silent.into_iter().next().unwrap_or_else(|| "the nsqlookupds know no nsqd".to_owned());
+    let line = state.errors().next().map_or_else(|| "the nsqlookupds know no nsqd".to_owned(), ToString::to_string);
     Err(Failure::new(Exit::Unavailable, line))
 }

@@ -38,8 +38,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             (observer.next().await, Some(first))
         }
     };
-    let silent = silent_brokers(&state)?;
-    silent.iter().for_each(|error| tracing::warn!("{error}: its messages are not counted"));
+    let silent = silent_brokers(&state, "its messages are not counted")?;
+    silent.iter().for_each(|line| tracing::warn!("{line}"));
     let mut ages = MessageAges::default();
     if let Some(earlier) = &earlier {
         ages.look(earlier);

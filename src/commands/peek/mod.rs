@@ -33,8 +33,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     stdout::check()?;
     let cluster = args.broker.cluster()?;
     let state = cluster.observe(&StatsFilter::default().with_topic(&args.target.stream)).await;
-    let silent = silent_brokers(&state)?;
-    silent.iter().for_each(|error| tracing::warn!("{error}: its messages are not shown"));
+    let silent = silent_brokers(&state, "its messages are not shown")?;
+    silent.iter().for_each(|line| tracing::warn!("{line}"));
     let places = Places::of(&state, &args.target)?;
     if let Some(line) = places.without_peek(&args.target) {
         match places.brokers.is_empty() {

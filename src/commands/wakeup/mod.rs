@@ -13,14 +13,9 @@
 pub(crate) mod args;
 mod brokers;
 mod listen;
-mod log_once;
-mod metrics;
 #[cfg(test)]
 mod simulation;
-mod sockets;
 mod state;
-mod ungrouped;
-mod waker;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -31,10 +26,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use self::brokers::{PollNews, PolledBrokers};
 use self::listen::{StatusPage, StatusQuestion};
 use self::state::WakeupState;
-use self::waker::SocketWaker;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::Metrics;
 use crate::commands::common::metrics::status_server::{self, StatusServer};
+use crate::commands::common::waker::{SocketWaker, WakerSettings, sockets};
 use crate::commands::wakeup::args::Args;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
@@ -121,7 +116,13 @@ struct Wakeup {
 
 impl Wakeup {
     fn new(args: Args, arrival: mpsc::UnboundedSender<ArrivalNews>) -> Self {
-        let waker = SocketWaker::new(&args);
+        let waker = SocketWaker::new(WakerSettings {
+            sockets: &args.sockets,
+            commands: args.broker.security.api_commands(),
+            per_consumer: args.per_consumer,
+            is_once: args.once,
+            dry_run: args.dry_run,
+        });
         let metrics = Metrics::new(|registry| waker.metrics.register(registry));
         let brokers = PolledBrokers::new(&args.broker, args.once);
         let subscriptions = ArrivalSubscriptions::new(arrival, args.broker.connect());

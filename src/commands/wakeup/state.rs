@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::brokers::PolledBrokers;
-use super::waker::SocketWaker;
+use crate::commands::common::waker::SocketWaker;
 use mqueue::wake::broker::BrokerHealth;
 use mqueue::wake::decide::{GroupName, GroupTotals};
 

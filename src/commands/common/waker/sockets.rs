@@ -18,7 +18,7 @@ use mqueue::wake::unit_name::UnitName;
 
 /// Finds sockets, and logs each problem once.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     places: Vec<SocketPlace>,
     complaints: LogOnce<String>,
     /// Sockets of groups that were not asked for.
@@ -74,7 +74,7 @@ struct FoundSockets {
 }
 
 impl Sockets {
-    pub(super) fn new(args: &Args) -> Self {
+    pub(crate) fn new(args: &Args) -> Self {
         let named = (!args.socket.is_empty()).then(|| SocketPlace::Files(args.socket.clone()));
         let folders = args.socket_dir.iter().cloned().map(SocketPlace::Folder);
         Self {
@@ -87,7 +87,7 @@ impl Sockets {
 
     /// Returns each group's sockets: `G.sock` or `G`, then `G@1.sock`, `G@2.sock` …; those of the
     /// first place that has any.
-    pub(super) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
+    pub(crate) fn of<'a>(&mut self, groups: impl Iterator<Item = &'a str>) -> HashMap<String, Vec<PathBuf>> {
         let wanted: HashSet<&str> = groups.collect();
         let mut all: HashMap<String, Vec<PathBuf>> = HashMap::new();
         let mut seen = FoundSockets::default();
@@ -110,27 +110,27 @@ impl Sockets {
 
     /// Returns the sockets of groups that were not asked for in the last search, each with its
     /// group.
-    pub(super) fn others(&self) -> &BTreeMap<PathBuf, String> {
+    pub(crate) fn others(&self) -> &BTreeMap<PathBuf, String> {
         &self.others
     }
 
     /// Returns the unit name of a socket; `None` for one that `--socket` names, and where systemd
     /// cannot have such a unit.
-    pub(super) fn unit(&self, socket: &Path) -> Option<UnitName> {
+    pub(crate) fn unit(&self, socket: &Path) -> Option<UnitName> {
         let is_named =
             |place: &SocketPlace| matches!(place, SocketPlace::Files(files) if files.iter().any(|file| file == socket));
         (!self.places.iter().any(is_named) && self.systemd.may_hold(socket)).then(|| UnitName::of(socket))
     }
 
     /// Returns the current problems.
-    pub(super) fn complaints(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn complaints(&self) -> impl Iterator<Item = &String> {
         self.complaints.all()
     }
 }
 
 /// Fails if none of these folders is readable and none of the files is there: a single look would
 /// find no sockets and report success.
-pub(super) fn check(sockets: &Args) -> Result<(), String> {
+pub(crate) fn check(sockets: &Args) -> Result<(), String> {
     let looked = |folder: &PathBuf| std::fs::read_dir(folder).err().map(|error| cannot_look(folder, &error));
     let named = sockets.socket.iter().map(|path| is_missing(path).then(|| nothing_at(path)));
     let complaints: Option<Vec<String>> = named.chain(sockets.socket_dir.iter().map(looked)).collect();

@@ -13,24 +13,24 @@ use mqueue::wake::unit_name::UnitName;
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The message counts of streams without a group on any nsqd.
-pub(super) type UngroupedMessages = BTreeMap<String, u64>;
+pub(crate) type UngroupedMessages = BTreeMap<String, u64>;
 
 /// The sockets without a group.
 #[derive(Debug)]
-pub(super) struct UngroupedSockets {
+pub(crate) struct UngroupedSockets {
     /// Each socket's group, and since when it is missing.
-    pub(super) sockets: BTreeMap<PathBuf, (String, Instant)>,
+    pub(crate) sockets: BTreeMap<PathBuf, (String, Instant)>,
     /// Logged once, and again when ten times as many messages wait.
     logged: LogOnce<(PathBuf, u32)>,
 }
 
 impl UngroupedSockets {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { sockets: BTreeMap::new(), logged: LogOnce::new() }
     }
 
     /// Replaces the sockets whose group no nsqd has.
-    pub(super) fn are(&mut self, sockets: &BTreeMap<PathBuf, String>, now: Instant) {
+    pub(crate) fn are(&mut self, sockets: &BTreeMap<PathBuf, String>, now: Instant) {
         self.sockets.retain(|socket, (group, _)| sockets.get(socket) == Some(group));
         for (socket, group) in sockets {
             self.sockets.entry(socket.clone()).or_insert_with(|| (group.clone(), now));
@@ -38,13 +38,13 @@ impl UngroupedSockets {
     }
 
     /// Forgets all sockets: an unreachable nsqd may have their groups.
-    pub(super) fn are_unknown(&mut self) {
+    pub(crate) fn are_unknown(&mut self) {
         self.sockets.clear();
     }
 
     /// Returns the sockets to log now, each with its group and a line of text. `unit` returns the
     /// units of a socket, and `brokers` are the flags for a consumer of the same nsqds.
-    pub(super) fn news(
+    pub(crate) fn news(
         &mut self,
         waiting: &UngroupedMessages,
         unit: impl Fn(&Path) -> Option<UnitName>,
@@ -67,7 +67,7 @@ impl UngroupedSockets {
     }
 
     /// Returns true if a group has been missing for long enough.
-    pub(super) fn is_late(since: Duration) -> bool {
+    pub(crate) fn is_late(since: Duration) -> bool {
         since >= PATIENCE
     }
 }

@@ -7,21 +7,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::waker::SocketWaker;
+use super::SocketWaker;
 use mqueue::wake::aggregate::GroupPending;
 
 /// Counters and gauges.
 #[derive(Debug)]
-pub(super) struct WakeupMetrics {
-    pub(super) pokes: Counter,
-    pub(super) failed_pokes: Counter,
-    pub(super) wakes: Counter,
-    pub(super) unanswered: WakeupGauge,
+pub(crate) struct WakeupMetrics {
+    pub(crate) pokes: Counter,
+    pub(crate) failed_pokes: Counter,
+    pub(crate) wakes: Counter,
+    pub(crate) unanswered: WakeupGauge,
     ungrouped: WakeupGauge,
-    pub(super) heard: Counter,
-    pub(super) polls: Counter,
-    pub(super) poll_errors: Counter,
-    pub(super) poll_duration: Histogram,
+    pub(crate) heard: Counter,
+    pub(crate) polls: Counter,
+    pub(crate) poll_errors: Counter,
+    pub(crate) poll_duration: Histogram,
     streams: WakeupGauge,
     groups: WakeupGauge,
     asleep: WakeupGauge,
@@ -35,7 +35,7 @@ pub(super) struct WakeupMetrics {
 type WakeupGauge = Gauge<u64, AtomicU64>;
 
 impl WakeupMetrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             pokes: Counter::default(),
             failed_pokes: Counter::default(),
@@ -57,7 +57,7 @@ impl WakeupMetrics {
         }
     }
 
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("wakeup");
         for (name, help, counter) in [
             ("pokes", "Sockets poked", &self.pokes),
@@ -87,7 +87,7 @@ impl WakeupMetrics {
     }
 
     /// Updates the gauges.
-    pub(super) fn look(&self, waker: &SocketWaker, subscriptions: usize) {
+    pub(crate) fn look(&self, waker: &SocketWaker, subscriptions: usize) {
         let (streams, groups, asleep) = waker.counts();
         let depth: u64 = waker.snapshot.groups.values().map(|group| group.depth).sum();
         let sum = |of: fn(&GroupPending) -> u64| waker.pending.values().map(of).sum();

@@ -4,22 +4,22 @@ use std::collections::BTreeSet;
 
 /// The current conditions of one kind.
 #[derive(Debug)]
-pub(super) struct LogOnce<T>(BTreeSet<T>);
+pub(crate) struct LogOnce<T>(BTreeSet<T>);
 
 impl<T: Ord + Clone> LogOnce<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(BTreeSet::new())
     }
 
     /// Replaces the current conditions; returns the new ones.
-    pub(super) fn news(&mut self, now: BTreeSet<T>) -> Vec<T> {
+    pub(crate) fn news(&mut self, now: BTreeSet<T>) -> Vec<T> {
         let news = now.difference(&self.0).cloned().collect();
         self.0 = now;
         news
     }
 
     /// Returns the current conditions.
-    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 }

@@ -1,4 +1,10 @@
-//! Poking: what is known of groups and sockets, and what was logged about them.
+//! Poking: what is known of groups and sockets, and what was logged about them. For `wakeup`, which
+//! polls nsqds, and for the broker, which looks at its own state.
+
+pub(crate) mod log_once;
+pub(crate) mod metrics;
+pub(crate) mod sockets;
+pub(crate) mod ungrouped;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -6,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use tracing::field::display;
 
-use super::log_once::LogOnce;
-use super::metrics::WakeupMetrics;
-use super::sockets::Sockets;
-use super::ungrouped::{UngroupedMessages, UngroupedSockets};
-use crate::commands::wakeup::args::Args;
+use self::log_once::LogOnce;
+use self::metrics::WakeupMetrics;
+use self::sockets::Sockets;
+use self::ungrouped::{UngroupedMessages, UngroupedSockets};
+use super::socket_args;
 use mqueue::client::Address;
 use mqueue::plural::{count, times};
 use mqueue::wake::aggregate::{GroupPending, QueueTotals};
@@ -23,21 +29,21 @@ use mqueue::wake::shell_commands::{ApiCommands, create_by_consumer};
 use mqueue::worker::DeadLetter;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
-pub(super) struct SocketWaker {
-    pub(super) snapshot: WakeSnapshot,
-    pub(super) pending: BTreeMap<GroupName, GroupPending>,
+pub(crate) struct SocketWaker {
+    pub(crate) snapshot: WakeSnapshot,
+    pub(crate) pending: BTreeMap<GroupName, GroupPending>,
     /// Streams that have messages and no group, as in [`QueueTotals`].
-    pub(super) without_group: BTreeMap<(String, String), u64>,
+    pub(crate) without_group: BTreeMap<(String, String), u64>,
     /// Paused streams among them.
     /// Groups that only a retry stream has, as in [`QueueTotals`].
     only_retries: BTreeSet<GroupName>,
-    pub(super) ungrouped: UngroupedSockets,
-    pub(super) history: PokeHistory,
-    pub(super) sockets: Sockets,
+    pub(crate) ungrouped: UngroupedSockets,
+    pub(crate) history: PokeHistory,
+    pub(crate) sockets: Sockets,
     commands: ApiCommands,
-    pub(super) metrics: WakeupMetrics,
+    pub(crate) metrics: WakeupMetrics,
     /// Sockets that could not be poked, with the remedy; logged when it changes.
-    pub(super) failed_pokes: HashMap<PathBuf, String>,
+    pub(crate) failed_pokes: HashMap<PathBuf, String>,
     /// nsqds without a working subscription; logged when this begins and ends.
     unsubscribed_nsqds: BTreeSet<Address>,
     logged: LoggedConditions,
@@ -45,6 +51,20 @@ pub(super) struct SocketWaker {
     /// True for a single poll.
     is_once: bool,
     dry_run: bool,
+}
+
+/// Settings of a [`SocketWaker`].
+pub(crate) struct WakerSettings<'a> {
+    /// The places of the sockets.
+    pub(crate) sockets: &'a socket_args::Args,
+    /// The commands to print for problems.
+    pub(crate) commands: ApiCommands,
+    /// Waiting messages for each consumer of a group with several sockets.
+    pub(crate) per_consumer: u64,
+    /// True for a single poll: problems are logged at once.
+    pub(crate) is_once: bool,
+    /// True if nothing is poked.
+    pub(crate) dry_run: bool,
 }
 
 /// The conditions that were logged.
@@ -58,7 +78,7 @@ struct LoggedConditions {
 }
 
 impl SocketWaker {
-    pub(super) fn new(args: &Args) -> Self {
+    pub(crate) fn new(settings: WakerSettings<'_>) -> Self {
         Self {
             snapshot: WakeSnapshot::default(),
             pending: BTreeMap::new(),
@@ -66,8 +86,8 @@ impl SocketWaker {
             only_retries: BTreeSet::new(),
             ungrouped: UngroupedSockets::new(),
             history: PokeHistory::default(),
-            sockets: Sockets::new(&args.sockets),
-            commands: args.broker.security.api_commands(),
+            sockets: Sockets::new(settings.sockets),
+            commands: settings.commands,
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
             unsubscribed_nsqds: BTreeSet::new(),
@@ -79,15 +99,15 @@ impl SocketWaker {
                 unanswered: LogOnce::new(),
                 shared: LogOnce::new(),
             },
-            is_once: args.once,
-            per_consumer: args.per_consumer,
-            dry_run: args.dry_run,
+            is_once: settings.is_once,
+            per_consumer: settings.per_consumer,
+            dry_run: settings.dry_run,
         }
     }
 
     /// Takes the totals of a poll, and pokes the sockets that they call for. `brokers` are the
     /// flags for a consumer of the same nsqds.
-    pub(super) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
+    pub(crate) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
         let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
         self.snapshot = WakeSnapshot { groups: poll.groups, sockets };
         (self.pending, self.without_group) = (poll.pending, poll.without_group);
@@ -103,18 +123,27 @@ impl SocketWaker {
     }
 
     /// Returns those of these streams to subscribe to.
-    pub(super) fn streams_to_subscribe(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
+    pub(crate) fn streams_to_subscribe(&self, mut streams: BTreeSet<(Address, String)>) -> BTreeSet<(Address, String)> {
         streams.retain(|(_, stream)| self.snapshot.wants_arrivals(stream));
         streams
     }
 
     /// Returns the time of the next postponed poke, which may be before the next poll.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.history.due(&self.snapshot, self.per_consumer, Instant::now())
     }
 
+    /// True if a group has too few consumers for its messages, and a socket that can be poked.
+    pub(crate) fn is_waking(&self) -> bool {
+        let can_be_poked = |sockets: &[PathBuf]| sockets.iter().any(|socket| !self.failed_pokes.contains_key(socket));
+        let mut groups = self.snapshot.groups.iter();
+        groups.any(|(name, group)| {
+            decide::wanted(&self.snapshot, name, group, self.per_consumer).is_some_and(can_be_poked)
+        })
+    }
+
     /// Handles an event of a subscription.
-    pub(super) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, event }: ArrivalNews) {
+    pub(crate) fn take_arrival(&mut self, ArrivalNews { nsqd, stream, event }: ArrivalNews) {
         match event {
             ArrivalEvent::Subscribed => {
                 if self.unsubscribed_nsqds.remove(&nsqd) {
@@ -138,7 +167,7 @@ impl SocketWaker {
     }
 
     /// Returns the status line.
-    pub(super) fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         let (streams, groups, asleep) = self.counts();
         format!(
             "woke {}, watching {} on {}, {asleep} asleep",
@@ -149,7 +178,7 @@ impl SocketWaker {
     }
 
     /// Returns the numbers of streams, groups, and sleeping groups.
-    pub(super) fn counts(&self) -> (usize, usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let streams: BTreeSet<&str> = self.snapshot.groups.keys().map(|(stream, _)| stream.as_str()).collect();
         let asleep = self.snapshot.groups.iter().filter(|(name, group)| self.snapshot.sleeps(name, group)).count();
         (streams.len(), self.snapshot.groups.len(), asleep)
