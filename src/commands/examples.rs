@@ -6,7 +6,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 
 /// Command lines and what they do, by command; `mqueue` is the program.
-const EXAMPLES: [(&str, &[(&str, &str)]); 36] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 39] = [
     (
         "mqueue",
         &[
@@ -92,6 +92,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 36] = [
     ("peek", &[("mqueue peek orders/billing -n 1", "Show the next message of a group")]),
     ("tail", &[("mqueue tail orders --grep refund", "Show new messages with a text in them")]),
     (
+        "record",
+        &[("mqueue record orders --to recording --keep 7d,10GB", "Keep a stream's messages of a week in a folder")],
+    ),
+    (
+        "replay",
+        &[
+            ("mqueue replay recording --grep refund --dry-run", "Count the messages with a text in them"),
+            (
+                "mqueue replay recording --from 05:40 --until 05:45 --speed 10x",
+                "Publish those of five minutes, to orders.replay",
+            ),
+        ],
+    ),
+    (
         "context",
         &[
             ("mqueue context add prod --lookupd-http-address lookupd.example.org:4161", "Keep an address under a name"),
@@ -117,6 +131,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 36] = [
     ),
     ("bench", &[("mqueue bench both --rate 1000", "Measure latencies at 1000 messages a second")]),
     ("simulate", &[("mqueue simulate --plan", "Compute the number of workers without running")]),
+    ("prove", &[("mqueue prove --cases 10", "Cut the power to ten brokers, and count what they lost")]),
     (
         "broker",
         &[

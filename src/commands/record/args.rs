@@ -60,7 +60,7 @@ pub(crate) struct Args {
     pub count: Option<u64>,
 
     /// Messages in flight at once, over all nsqds [default: 2000]
-    #[arg(long, help_heading = "ConsumerTuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
+    #[arg(long, help_heading = "Tuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]
     pub max_in_flight: Option<u32>,
 
     #[command(flatten)]
