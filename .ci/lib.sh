@@ -18,3 +18,13 @@ need() {
     shift
     command -v "$command" >/dev/null || apt_install "$@"
 }
+
+# cargo_install PACKAGE…: installs those that are missing, built quickly, as they do little work here.
+cargo_install() {
+    local package
+    for package in "$@"; do
+        command -v "$package" >/dev/null ||
+            CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+                cargo install --quiet --locked "$package"
+    done
+}

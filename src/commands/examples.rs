@@ -6,7 +6,7 @@ use clap::Command;
 use clap::builder::StyledStr;
 
 /// Command lines and what they do, by command; `mqueue` is the program.
-const EXAMPLES: [(&str, &[(&str, &str)]); 39] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 40] = [
     (
         "mqueue",
         &[
@@ -60,6 +60,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 39] = [
             "mqueue stage --from orders --group price --to priced --handler exec:./price",
             "Publish what a command makes of each message",
         )],
+    ),
+    (
+        "bridge",
+        &[
+            ("mqueue bridge --from redis://localhost:6379/jobs --to jobs", "Publish the entries of a list in Redis"),
+            (
+                "mqueue bridge --from jobs --group redis --to redis://localhost:6379/jobs",
+                "Push each message to a list in Redis",
+            ),
+            (
+                "mqueue bridge --from jobs --group copy --to jobs --to-nsqd-tcp-address other:4150",
+                "Copy a stream to another cluster",
+            ),
+        ],
     ),
     ("pipeline", &[("mqueue pipeline --stages 5 --rate 500 --count 5000", "Count 5000 messages through five stages")]),
     (
