@@ -15,8 +15,9 @@ use crate::support::fake_nsqd::{FakeNsqd, Peer, encoded, error, message, message
 use crate::support::{Mqueue, consumer, mqueue, wait_until};
 
 fn assert_small(consumer: &Mqueue) {
+    // an idle debug build has some 40 MB: nearly all are the program itself
     let peak = consumer.peak();
-    assert!(peak < 40_000, "{peak} KiB");
+    assert!(peak < 50_000, "{peak} KiB");
 }
 
 /// A consumer of two nsqds, a malicious and a good one; the good one must be served in any case.

@@ -125,7 +125,9 @@ fn trigger_limit(unit: &SystemdUnit) -> Option<Finding> {
 fn start_limit(unit: &SystemdUnit) -> Option<Finding> {
     let message = "starts that follow each other quickly would fail it, and its socket (StartLimitIntervalSec=)";
     let fix = || drop_in(&unit.id, "Unit", "StartLimitIntervalSec=0");
-    (unit.start_limited && unit.id.ends_with(".service") && unit.load == "loaded")
+    // the broker's unit has a limit of its own: what fails at each start has to be seen
+    let is_broker = BROKER.contains(&unit.id.as_str());
+    (unit.start_limited && !is_broker && unit.id.ends_with(".service") && unit.load == "loaded")
         .then(|| Finding::warning(CheckId::StartLimit, &unit.id, message, fix()))
 }
 
@@ -414,6 +416,8 @@ mod tests {
         assert_eq!((seen[0].0, seen[0].1), (Level::Warning, CheckId::TriggerLimit));
         assert!(seen[0].2.contains("'[Socket]' TriggerLimitIntervalSec=2s TriggerLimitBurst=2000 >"), "{seen:?}");
         assert_eq!(reported(SystemdUnit { trigger_limit: None, ..low })[0].0, Level::Ok);
+        let of_broker = SystemdUnit { start_limited: true, ..unit("mqueue-broker.service", "inactive") };
+        assert_eq!(start_limit(&of_broker), None);
         let limited = SystemdUnit { start_limited: true, ..unit("mqueue-consumer@mail.service", "inactive") };
         let seen = reported(limited);
         assert_eq!((seen[0].0, seen[0].1), (Level::Warning, CheckId::StartLimit));
