@@ -110,6 +110,8 @@ pub mod net;
 pub mod plural;
 pub mod proto;
 pub mod shutdown;
+#[cfg(test)]
+mod simulated;
 #[cfg(feature = "systemd")]
 pub mod systemd;
 #[cfg(all(feature = "broker", feature = "systemd"))]

@@ -1,11 +1,12 @@
 //! AUTH: asks HTTP servers what a client may do (`internal/auth/authorizations.go`).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use regex_lite::Regex;
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::http::client;
 use crate::net::tls::TlsClient;

@@ -32,10 +32,11 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 pub use self::config::{BrokerConfig, TlsRequired};
 use self::log::{DiskLog, MemoryLog, Recovered, Synced};
@@ -358,7 +359,7 @@ impl Broker {
             };
             let until = async {
                 match next_deadline {
-                    Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -479,7 +480,7 @@ impl Clock {
     }
 
     fn now(&self) -> Now {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = since_1970();
         Now {
             at: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
             unix_nanos: i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX),
@@ -490,6 +491,15 @@ impl Clock {
         // at most a year: the deadline is set again before that
         self.start + Duration::from_micros(at).min(self.start.elapsed() + Duration::from_secs(31_536_000))
     }
+}
+
+/// The wall-clock time.
+fn since_1970() -> Duration {
+    #[cfg(test)]
+    if let Some(simulated) = crate::simulated::since_1970() {
+        return simulated;
+    }
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -210,6 +210,17 @@ impl BoundAddresses {
     }
 }
 
+#[cfg(test)]
+impl BoundAddresses {
+    /// The listener of a simulated world, without HTTP.
+    pub(crate) fn simulated(incoming: crate::simulated::Incoming) -> Self {
+        let listener = BrokerListener::Simulated(incoming);
+        let place = BoundPlace::Tcp(SocketAddr::from(([127, 0, 0, 1], 4150)));
+        let tcp = vec![ListeningSocket { place, file: None, listener }];
+        Self { tcp, http: Vec::new(), https: Vec::new(), hosts: Vec::new() }
+    }
+}
+
 /// The file of a Unix socket, removed when dropped.
 #[derive(Debug)]
 struct UnixSocketFile(PathBuf);
@@ -283,6 +294,8 @@ impl BrokerServer {
             let guard = match &bound.listener {
                 BrokerListener::Tcp(_) => guard.clone(),
                 BrokerListener::Unix(_) => guard.clone().with_any_host(),
+                #[cfg(test)]
+                BrokerListener::Simulated(_) => guard.clone(),
             };
             let settings = http::settings(guard, tls);
             let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::io_error::describe;
+#[cfg(test)]
+use crate::simulated;
 
 /// Delay after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -20,6 +22,10 @@ pub(super) enum BrokerListener {
     Tcp(TcpListener),
     /// A Unix socket.
     Unix(UnixListener),
+    /// A server of a simulated world.
+    #[cfg(test)]
+    #[allow(private_interfaces)]
+    Simulated(simulated::Incoming),
 }
 
 impl BrokerListener {
@@ -52,6 +58,8 @@ impl BrokerListener {
             }
             // Go's name of a peer without a path is @
             Self::Unix(listener) => Ok((ClientSocket::Unix(listener.accept().await?.0), "@".to_owned())),
+            #[cfg(test)]
+            Self::Simulated(incoming) => Ok((ClientSocket::Simulated(incoming.accept().await), "simulated".to_owned())),
         }
     }
 }
@@ -61,6 +69,8 @@ impl BrokerListener {
 pub(super) enum ClientSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(test)]
+    Simulated(simulated::Socket),
 }
 
 impl ClientSocket {
@@ -69,6 +79,8 @@ impl ClientSocket {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(slices),
             Self::Unix(stream) => stream.try_write_vectored(slices),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.try_write(slices.first().map_or(&[], |slice| slice)),
         }
     }
 }
@@ -79,6 +91,8 @@ macro_rules! inner {
         match $self.get_mut() {
             ClientSocket::Tcp($stream) => $call,
             ClientSocket::Unix($stream) => $call,
+            #[cfg(test)]
+            ClientSocket::Simulated($stream) => $call,
         }
     };
 }

@@ -1,8 +1,8 @@
 //! Detection of a channel's next message without consuming it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
 use super::{Address, ConnectConfig, Error};

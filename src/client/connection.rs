@@ -10,12 +10,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::security::Security;
@@ -155,7 +154,7 @@ pub async fn inspect_certificates(
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) address: Address,
-    stream: Transport<TcpStream>,
+    stream: Transport<net::NetStream>,
     pub(crate) incoming: ReadBuffer,
     pub(crate) out: WriteBuffer,
     pub(crate) granted: IdentifyReply,

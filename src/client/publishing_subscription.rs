@@ -5,9 +5,9 @@
 //! a REQ is stored before the message is requeued. A [`PublishingSubscription`] never reconnects:
 //! messages in flight belong to its connection and end with it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Connection, Step};
 use super::{Address, ConnectConfig, Error};

@@ -16,6 +16,8 @@ use tokio::net::UdpSocket;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
+use super::NetStream;
+
 /// The delay before the next attempt starts beside a pending one (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -27,7 +29,11 @@ const STAGGER: Duration = Duration::from_millis(250);
 ///
 /// # Cancel safety
 /// Dropped, it ends all attempts.
-pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
+pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<NetStream> {
+    #[cfg(test)]
+    if let Some(simulated) = crate::simulated::connect(host, port).await {
+        return simulated;
+    }
     let connecting = async {
         let addresses = alternate_families(resolve(host, port).await?);
         race(&addresses, TcpStream::connect).await
@@ -35,6 +41,8 @@ pub async fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpS
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {within:?}"));
     let stream = timeout(within, connecting).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
+    #[cfg(test)]
+    let stream = NetStream::Tcp(stream);
     Ok(stream)
 }
 

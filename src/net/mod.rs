@@ -16,6 +16,12 @@ pub mod transport;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 mod unix;
 
+/// The stream of a client's connection.
+#[cfg(not(test))]
+pub type NetStream = tokio::net::TcpStream;
+#[cfg(test)]
+pub use crate::simulated::NetStream;
+
 pub use self::connect::connect;
 #[cfg(any(feature = "handlers", feature = "broker"))]
 pub use self::connect::connect_udp;

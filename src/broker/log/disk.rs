@@ -16,9 +16,10 @@ mod recover;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub use self::inspect::{BackupError, backup, verify};
 pub use self::reader::DetachedReader;

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Change, Log, LogLocation, LogUsage, PublishedBatch, Relocated};
 use crate::proto::Bodies;

@@ -26,9 +26,9 @@ mod write_batch;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub use self::disk::{BackupError, DetachedReader, DiskLog, LogOptions, OpenError, backup, verify};
 pub use self::memory::MemoryLog;

@@ -11,9 +11,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::posix_fallocate;
+use tokio::time::Instant;
 
 /// The file's name.
 pub(super) const NAME: &str = "reserve";

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::BATCH_OVERHEAD;
 use super::segment::{Extent, is_full};

@@ -156,6 +156,9 @@ struct SyncShared {
     progress: watch::Sender<SyncProgress>,
     /// Times of syncs of segments.
     times: DurationHistogram,
+    /// `wake`, in a simulated world.
+    #[cfg(test)]
+    simulated_wake: Notify,
 }
 
 impl SyncShared {
@@ -166,6 +169,13 @@ impl SyncShared {
 
     fn work(&self) -> MutexGuard<'_, SyncQueue> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the thread.
+    fn wake(&self) {
+        self.wake.notify_one();
+        #[cfg(test)]
+        self.simulated_wake.notify_one();
     }
 }
 
@@ -178,7 +188,7 @@ pub(super) struct SyncFailure {
 }
 
 /// Function that syncs a file; replaced in tests.
-pub(super) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+pub(crate) type SyncFile = Box<dyn Fn(&File) -> io::Result<()> + Send>;
 
 /// The writer's handle of the thread. Dropping it ends the thread after the remaining work.
 #[derive(Debug)]
@@ -195,9 +205,25 @@ impl Syncer {
         let (wake, has_failure) = (Condvar::new(), AtomicBool::new(false));
         let failure_notify = Arc::default();
         let times = DurationHistogram::new(&SYNC_BOUNDS);
-        let shared =
-            Arc::new(SyncShared { mode, interval, every, work, wake, has_failure, failure_notify, progress, times });
+        let shared = Arc::new(SyncShared {
+            mode,
+            interval,
+            every,
+            work,
+            wake,
+            has_failure,
+            failure_notify,
+            progress,
+            times,
+            #[cfg(test)]
+            simulated_wake: Notify::new(),
+        });
         let body = thread::SyncThread::new(shared.clone(), directory, sync)?;
+        #[cfg(test)]
+        if crate::simulated::is_running() {
+            tokio::spawn(body.run_simulated());
+            return Ok(Self { shared, thread: None });
+        }
         let thread = std::thread::Builder::new().name("log-sync".into()).spawn(move || body.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -228,7 +254,7 @@ impl Syncer {
             Some(target) => target.to = position,
             None => {
                 work.targets.push(SyncTarget { segment: number, file: segment.file(), to: position });
-                self.shared.wake.notify_one();
+                self.shared.wake();
             }
         }
     }
@@ -241,7 +267,7 @@ impl Syncer {
         let mut work = self.shared.work();
         work.published += messages;
         if self.shared.is_due(&work) {
-            self.shared.wake.notify_one();
+            self.shared.wake();
         }
     }
 
@@ -254,7 +280,7 @@ impl Syncer {
     /// Schedules a removal or stripping.
     pub(super) fn remove(&self, removal: Removal) {
         self.shared.work().removals.push_back(removal);
-        self.shared.wake.notify_one();
+        self.shared.wake();
     }
 
     /// True if no removal is pending.
@@ -290,7 +316,7 @@ impl Syncer {
 impl Drop for Syncer {
     fn drop(&mut self) {
         self.shared.work().is_closing = true;
-        self.shared.wake.notify_one();
+        self.shared.wake();
         // a panic of the thread was printed already
         let _ = self.thread.take().map(JoinHandle::join);
     }

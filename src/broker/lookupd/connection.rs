@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::{ANSWER_TIMEOUT, CatalogWatch, Registration};
 use crate::broker::VERSION;
 use crate::broker::http::Identity;
-use crate::net;
+use crate::net::{self, NetStream};
 use crate::proto::stats::Producer;
 use crate::proto::{HostPort, excerpt};
 
@@ -23,7 +22,7 @@ const MAX_RESPONSE: usize = 64 * 1024;
 
 /// Connection to an nsqlookupd.
 pub(super) struct LookupdConnection {
-    stream: TcpStream,
+    stream: NetStream,
     told: BTreeSet<Registration>,
     /// Its HTTP address, as reported by itself.
     pub(super) http: Option<String>,

@@ -14,7 +14,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::super::log::{ChannelCopy, ChannelId, CopyRun, MessageHolder, Relocated, TopicId, UnixMillis};
 use super::BrokerState;

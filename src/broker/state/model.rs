@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::Instant;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::log::{DiskLog, LogOptions, MemoryLog, SyncMode};
 use super::message_store::MessageRun;

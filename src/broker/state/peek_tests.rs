@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::super::log::{DiskLog, LogOptions, MemoryLog, SyncMode};
 use super::check::FuzzRun;

@@ -4,10 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::super::log::{
     Change, DiskLog, Log, LogLocation, LogOptions, LogUsage, MAX_UNIT_BYTES, MemoryLog, PublishedBatch, Relocated,

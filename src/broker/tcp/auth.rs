@@ -1,9 +1,8 @@
 //! AUTH, and the check of its grants before SUB and PUB (`nsqd/protocol_v2.go`, `CheckAuth`).
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::connection::{ClientConnection, ConnectionEnd};
 use crate::broker::auth::{AuthRequest, Grants};

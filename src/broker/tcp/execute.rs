@@ -21,7 +21,7 @@ impl ClientConnection {
         }
         let mut auth = None;
         let (agreed, authentication) = (&mut self.agreed, &self.authentication);
-        let (done, published) = broker.change(|state, now| {
+        let (done, published, has_subscribed) = broker.change(|state, now| {
             let mut batch = CommandBatch {
                 broker: &broker,
                 state,
@@ -31,21 +31,27 @@ impl ClientConnection {
                 now,
                 gathered: None,
                 published: None,
+                has_subscribed: false,
                 secret: &mut auth,
             };
             let done = commands.into_iter().try_for_each(|command| batch.execute(command));
             // also what came before a refused command
-            (batch.publish_gathered().and(done), batch.published)
+            (batch.publish_gathered().and(done), batch.published, batch.has_subscribed)
         });
-        if let Some(position) = published
+        let unsynced = match has_subscribed {
+            // the channel that SUB created is written by now
+            true => Some((broker.with_state(BrokerState::position), ErrorCode::SubFailed, "SUB")),
+            false => published.map(|position| (position, ErrorCode::PubFailed, "PUB")),
+        };
+        if let Some((position, code, verb)) = unsynced
             && let Err(error) = broker.synced(position).await
         {
             // the OKs are still in the outbox, which only this task sends
             broker.change(|state, _| state.forget_output(session));
-            broker.count_refused_publish();
-            return Err(
-                self.refuse(&ProtocolError::new(ErrorCode::PubFailed, format!("PUB failed {}", describe(&error))))
-            );
+            if published.is_some() {
+                broker.count_refused_publish();
+            }
+            return Err(self.refuse(&ProtocolError::new(code, format!("{verb} failed {}", describe(&error)))));
         }
         done.map_err(|error| self.refuse(&error))?;
         if let Some(secret) = auth {
@@ -102,6 +108,7 @@ struct CommandBatch<'a> {
     gathered: Option<GatheredPubs>,
     /// The log's position after the last published message.
     published: Option<u64>,
+    has_subscribed: bool,
     /// The secret of an AUTH, which is the last command.
     secret: &'a mut Option<Bytes>,
 }
@@ -248,6 +255,7 @@ impl<'a> CommandBatch<'a> {
     fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), ProtocolError> {
         let subscribed = self.state.subscribe(self.session, topic, channel, self.now);
         subscribed.map_err(|why| ProtocolError::new(ErrorCode::SubFailed, format!("SUB failed {why}")))?;
+        self.has_subscribed = true;
         self.respond(Response::Ok);
         Ok(())
     }

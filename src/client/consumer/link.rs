@@ -5,10 +5,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Delivery, HeldOfNsqd, QueuedReply, Reply, ReplyQueue};
@@ -215,8 +215,8 @@ impl<'a> SubscriptionLink<'a> {
                 self.close_gracefully().await;
                 return Ok(());
             }
-            if timer.deadline().into_std() > due {
-                timer.as_mut().reset(due.into());
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
             }
             tokio::select! {
                 biased;
@@ -238,7 +238,7 @@ impl<'a> SubscriptionLink<'a> {
                 }
                 () = &mut timer => {
                     self.tick()?;
-                    timer.as_mut().reset(tokio::time::Instant::now() + NEVER);
+                    timer.as_mut().reset(Instant::now() + NEVER);
                 }
             }
         }

@@ -4,7 +4,9 @@
 //! has passed since its delivery or its last TOUCH; all are checked together, at most once in that
 //! time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::in_flight::InFlightMessages;
 use crate::proto::MessageId;

@@ -1,6 +1,7 @@
 //! The flow of one connection.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The number of back-to-back messages after which a connection may use all free room.
 const BUSY: u32 = 64;

@@ -31,7 +31,9 @@ mod model;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use self::connection_flow::ConnectionFlow;
 use crate::backoff::Backoff;

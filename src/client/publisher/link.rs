@@ -90,7 +90,7 @@ impl PublishLink<'_> {
                 silence.restart();
             }
             let busy = !self.unacknowledged.is_empty();
-            let frame_due = self.connection.frame_due().map(Instant::from_std);
+            let frame_due = self.connection.frame_due();
             let due = frame_due.map_or(silence.deadline(busy), |due| due.min(silence.deadline(busy)));
             if check.deadline() > due {
                 check.as_mut().reset(due);

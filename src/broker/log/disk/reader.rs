@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::errno::Errno;
+use tokio::time::Instant;
 
 use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};

@@ -5,7 +5,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::super::record::{RECORD_HEADER_BYTES, RecordScan, Scanned};
 use super::super::replay::Replay;
@@ -105,7 +106,8 @@ impl DiskLog {
         File::open(&self.path)?.sync_all()
     }
 
-    pub(super) fn open_with(
+    /// As [`DiskLog::open`], with a function that syncs a file.
+    pub(crate) fn open_with(
         options: &LogOptions,
         sync: SyncFile,
     ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
@@ -151,7 +153,12 @@ impl DiskLog {
             segment.begin_allocating();
         }
         if options.sync != SyncMode::Never {
-            segment.file().sync_data().and_then(|()| File::open(path)?.sync_data()).map_err(at(path))?;
+            // a killed broker may have left several segments unsynced
+            for extent in &files {
+                let path = file_path(path, extent.number);
+                File::open(&path).and_then(|file| sync(&file)).map_err(at(&path))?;
+            }
+            sync(&segment.file()).and_then(|()| sync(&File::open(path)?)).map_err(at(path))?;
         }
         report.messages = recovered.batches.iter().map(|batch| u64::from(batch.count)).sum();
         report.took = begun.elapsed();

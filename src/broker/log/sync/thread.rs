@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::segment::{Extent, file_path};
 use super::super::segments::IdRange;
@@ -28,6 +30,15 @@ struct SyncRound {
     removals: Vec<Removal>,
 }
 
+/// The thread's next step.
+enum NextStep {
+    Round(SyncRound),
+    /// Wait until it is woken, or for this time.
+    Wait(Option<Duration>),
+    /// The writer's handle was dropped, and all work is done.
+    End,
+}
+
 impl SyncThread {
     pub(super) fn new(shared: Arc<SyncShared>, path: &Path, sync: SyncFile) -> io::Result<Self> {
         Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync })
@@ -35,42 +46,76 @@ impl SyncThread {
 
     /// Works until the writer's handle is dropped and all work is done.
     pub(super) fn run(self) {
-        while let Some(round) = self.next_round() {
-            if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
-                self.sync_directory(newest);
-            }
-            round.targets.into_iter().for_each(|target| self.sync(target));
-            self.remove(&round.removals);
+        let mut due = None;
+        while let Some(round) = self.next_round(&mut due) {
+            self.perform(round);
         }
     }
 
-    /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
-    fn next_round(&self) -> Option<SyncRound> {
-        let mut work = self.shared.work();
-        let mut due = None;
+    /// Does the same as a task in a simulated world, where syncing takes virtual time.
+    #[cfg(test)]
+    pub(super) async fn run_simulated(self) {
+        let (shared, mut due) = (self.shared.clone(), None);
         loop {
-            let removals = self.removable(&mut work);
-            let wait = match (self.shared.mode, work.targets.is_empty()) {
-                (SyncMode::Interval, false) if !self.shared.is_due(&work) => {
-                    let due = *due.get_or_insert_with(|| Instant::now() + self.shared.interval);
-                    due.saturating_duration_since(Instant::now())
+            let step = self.next_step(&mut shared.work(), &mut due);
+            match step {
+                NextStep::Round(round) => {
+                    tokio::time::sleep(crate::simulated::sync_time()).await;
+                    self.perform(round);
                 }
-                (SyncMode::Always | SyncMode::Interval | SyncMode::Never, _) => Duration::ZERO,
-            };
-            let has_targets = !work.targets.is_empty() && (wait.is_zero() || work.is_closing);
-            if has_targets || !removals.is_empty() {
-                let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
-                work.published = if has_targets { 0 } else { work.published };
-                let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
-                return Some(SyncRound { targets, is_directory_dirty, removals });
+                NextStep::Wait(None) => shared.simulated_wake.notified().await,
+                NextStep::Wait(Some(time)) => {
+                    let _ = tokio::time::timeout(time, shared.simulated_wake.notified()).await;
+                }
+                NextStep::End => return,
             }
-            if work.is_closing {
-                return None;
-            }
-            work = match wait.is_zero() {
-                true => self.shared.wake.wait(work).unwrap_or_else(PoisonError::into_inner),
-                false => self.shared.wake.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0,
+        }
+    }
+
+    fn perform(&self, round: SyncRound) {
+        if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
+            self.sync_directory(newest);
+        }
+        round.targets.into_iter().for_each(|target| self.sync(target));
+        self.remove(&round.removals);
+    }
+
+    /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
+    fn next_round(&self, due: &mut Option<Instant>) -> Option<SyncRound> {
+        let mut work = self.shared.work();
+        loop {
+            let wake = &self.shared.wake;
+            work = match self.next_step(&mut work, due) {
+                NextStep::Round(round) => return Some(round),
+                NextStep::Wait(None) => wake.wait(work).unwrap_or_else(PoisonError::into_inner),
+                NextStep::Wait(Some(time)) => wake.wait_timeout(work, time).unwrap_or_else(PoisonError::into_inner).0,
+                NextStep::End => return None,
             };
+        }
+    }
+
+    /// The next step; `due` is when the targets that wait for the interval are due. Removals in
+    /// between do not postpone them.
+    fn next_step(&self, work: &mut SyncQueue, due: &mut Option<Instant>) -> NextStep {
+        let removals = self.removable(work);
+        let wait = match (self.shared.mode, work.targets.is_empty()) {
+            (SyncMode::Interval, false) if !self.shared.is_due(work) => {
+                let due = *due.get_or_insert_with(|| Instant::now() + self.shared.interval);
+                due.saturating_duration_since(Instant::now())
+            }
+            (SyncMode::Always | SyncMode::Interval | SyncMode::Never, _) => Duration::ZERO,
+        };
+        let has_targets = !work.targets.is_empty() && (wait.is_zero() || work.is_closing);
+        if has_targets || !removals.is_empty() {
+            let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
+            *due = due.filter(|_| !has_targets);
+            work.published = if has_targets { 0 } else { work.published };
+            let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
+            return NextStep::Round(SyncRound { targets, is_directory_dirty, removals });
+        }
+        match work.is_closing {
+            true => NextStep::End,
+            false => NextStep::Wait((!wait.is_zero()).then_some(wait)),
         }
     }
 
