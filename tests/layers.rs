@@ -14,6 +14,9 @@ const LAYERS: [&[&str]; 6] = [
     &["proto", "io_error", "plural", "duration_histogram"],
 ];
 
+/// Test code that plays what is below the real modules, and runs them.
+const SIMULATED: &str = "simulated";
+
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
@@ -47,11 +50,11 @@ fn modules_use_only_lower_layers() {
     for (path, text) in sources(&root) {
         let inside = path.strip_prefix(&format!("{}/", root.display())).expect("below the root");
         let module = inside.split(['/', '.']).next().expect("a name");
-        if ["lib", "main", "commands"].contains(&module) {
+        if ["lib", "main", "commands", SIMULATED].contains(&module) {
             continue;
         }
         let from = layer_of(module).unwrap_or_else(|| panic!("{inside}: {module} has no layer: give it one in LAYERS"));
-        for used in named_after(&text, "crate::").filter(|used| *used != module) {
+        for used in named_after(&text, "crate::").filter(|used| *used != module && *used != SIMULATED) {
             let to = layer_of(used).unwrap_or_else(|| panic!("{inside}: {used} has no layer"));
             assert!(from < to, "{inside} uses {used}, which does not stand below {module}");
             edges += 1;

@@ -60,7 +60,8 @@ struct Record {
     /// The first handling of a message by a group.
     handled: BTreeMap<(usize, u64), Instant>,
     handlings: u64,
-    /// What was published before may be lost, although its OK arrives later.
+    /// The time from which messages are promised: earlier ones may be lost, although their OK arrives
+    /// later.
     promised_from: Instant,
     /// True if the wall clock was stepped: due times after a restart follow it.
     was_stepped: bool,
