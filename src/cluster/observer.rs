@@ -29,7 +29,7 @@ const MAX_REQUESTS: usize = 16;
 /// by the grace; from then on its answers count when they come.
 #[derive(Debug)]
 pub struct ClusterObserver {
-    apis: ClusterApis,
+    apis: Arc<ClusterApis>,
     filter: Arc<StatsFilter>,
     grace: Duration,
     requests: JoinSet<PeerAnswer>,
@@ -74,7 +74,7 @@ impl ClusterObserver {
     pub fn new(apis: ClusterApis, filter: StatsFilter, grace: Duration) -> Self {
         let lookupds = apis.lookupds().iter().map(|_| ObservedLookupd::default()).collect();
         Self {
-            apis,
+            apis: Arc::new(apis),
             filter: Arc::new(filter),
             grace,
             requests: JoinSet::new(),
