@@ -209,7 +209,7 @@ impl Broker {
     async fn await_compaction(&self, next: Option<Instant>) {
         let changed = self.log_changed.notified();
         match next {
-            Some(next) => drop(tokio::time::timeout_at(next.into(), changed).await),
+            Some(next) => drop(tokio::time::timeout_at(next, changed).await),
             None => changed.await,
         }
         tokio::time::sleep(COMPACTION_DELAY).await;

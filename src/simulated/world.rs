@@ -4,6 +4,9 @@
 //! handled at least once by every group that was there, nothing else is handled, a deferred message
 //! is not early, and what was finished is not in the queue any more.
 
+// a run of seeds reports what it did
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
