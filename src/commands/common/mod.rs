@@ -38,6 +38,7 @@ pub(crate) mod queue_peek;
 pub(crate) mod queue_question;
 pub(crate) mod record_splitter;
 pub(crate) mod recording;
+pub(crate) mod redis;
 pub(crate) mod retry_stream;
 pub(crate) mod run_broker;
 pub(crate) mod schedule;

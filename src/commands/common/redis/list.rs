@@ -7,8 +7,6 @@ use mqueue::proto::HostPort;
 
 /// The port of Redis.
 const DEFAULT_PORT: u16 = 6379;
-/// The limit on a key's length here.
-const MAX_KEY: usize = 512;
 
 /// A list, and the server that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +21,9 @@ pub(crate) struct RedisList {
 }
 
 impl RedisList {
+    /// The limit on a key's length here.
+    pub(crate) const MAX_KEY: usize = 512;
+
     /// Returns the key of something that belongs to the list, in the same slot of a cluster.
     pub(crate) fn key_of(&self, what: &str) -> String {
         let tag = self.key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
@@ -57,7 +58,7 @@ impl FromStr for RedisList {
         let has_port = server.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let server = if has_port { server.to_owned() } else { format!("{server}:{DEFAULT_PORT}") };
         let server: HostPort = server.parse().map_err(|error: mqueue::proto::InvalidHostPort| error.to_string())?;
-        let key = decode(key).filter(|key| !key.is_empty() && key.len() <= MAX_KEY).ok_or_else(usage)?;
+        let key = decode(key).filter(|key| !key.is_empty() && key.len() <= Self::MAX_KEY).ok_or_else(usage)?;
         Ok(Self { tls, server: server.to_reach(), database, key, has_secret })
     }
 }
