@@ -15,6 +15,8 @@ mod disk;
 mod network;
 #[cfg(feature = "broker")]
 mod random;
+#[cfg(feature = "broker")]
+mod thread;
 mod wall_clock;
 #[cfg(feature = "broker")]
 mod world;
@@ -26,6 +28,8 @@ use std::io;
 pub(crate) use self::network::Incoming;
 pub use self::network::NetStream;
 pub(crate) use self::network::{Network, Socket};
+#[cfg(feature = "broker")]
+pub(crate) use self::thread::StallingThread;
 #[cfg(feature = "broker")]
 pub(crate) use self::wall_clock::WallClock;
 
