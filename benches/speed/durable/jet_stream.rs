@@ -182,7 +182,7 @@ struct Connection {
     inbox: String,
 }
 
-/// What arrives on a connection.
+/// The reading half of a connection.
 struct Incoming {
     incoming: BufReader<TcpStream>,
     outgoing: TcpStream,

@@ -425,8 +425,11 @@ pub(super) fn entries(number: u64) -> String {
 
 /// Returns the failure of a task that panicked. Its batch stays in Redis, and is taken over.
 fn bug(error: &JoinError) -> Failure {
-    let line = format!("bug in publishing a batch, please report it: {error}; its entries stay in Redis");
-    Failure::new(Exit::Failure, line.lines().collect::<Vec<_>>().join(" "))
+    // the panic's message is quoted, and so on one line
+    Failure::new(
+        Exit::Failure,
+        format!("bug in publishing a batch, please report it: {error}; its entries stay in Redis"),
+    )
 }
 
 /// True if nsqd refuses this entry, and would take others.
@@ -447,6 +450,6 @@ mod tests {
             "{}",
             failure.line
         );
-        assert!(failure.line.contains("two lines"), "{}", failure.line);
+        assert!(failure.line.contains(r"two\nlines"), "{}", failure.line);
     }
 }
