@@ -12,7 +12,7 @@
 //! on twice at worst.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Time after which a program that does not renew its key counts as dead.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
 /// Interval of renewing the key.
-pub(crate) const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Interval of looking for batches of dead programs.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait of Redis for an entry; Ctrl-C waits as long.
@@ -72,11 +72,20 @@ pub(crate) struct ListBatches {
     next: u64,
     /// False for a Redis before 7, whose scripts have no flags.
     has_flags: bool,
+    /// When to renew the key that shows that this program lives.
+    alive_at: Instant,
 }
 
 impl ListBatches {
     pub(crate) fn new(list: RedisList, end: &'static str) -> Self {
-        Self { list, end, id: format!("{:016x}", fastrand::u64(..)), next: 1, has_flags: true }
+        Self {
+            list,
+            end,
+            id: format!("{:016x}", fastrand::u64(..)),
+            next: 1,
+            has_flags: true,
+            alive_at: Instant::now(),
+        }
     }
 
     /// Returns a name for a batch, which no batch ever had.
@@ -109,14 +118,28 @@ impl ListBatches {
     /// be sent again.
     pub(crate) fn is_without_flags(&mut self, error: &str) -> bool {
         let is_without = self.has_flags && error.contains("compiling");
-        self.has_flags &= !is_without;
+        if is_without {
+            (self.has_flags, self.alive_at) = (false, Instant::now());
+        }
         is_without
     }
 
-    /// Adds the renewal of the key that shows that this program lives.
-    pub(crate) fn add_alive(&self, redis: &mut RedisConnection) {
+    /// Adds the renewal of the key that shows that this program lives, if it is time; returns the
+    /// number of commands.
+    pub(crate) fn add_alive_if_due(&mut self, redis: &mut RedisConnection) -> usize {
+        let now = Instant::now();
+        if now < self.alive_at {
+            return 0;
+        }
+        self.alive_at = now + ALIVE_INTERVAL;
         let millis = ALIVE_FOR.as_millis().to_string();
         self.add_script(redis, BEAT, &[&self.alive(&self.id)], &[millis.as_bytes()]);
+        1
+    }
+
+    /// Returns when to renew that key.
+    pub(crate) fn alive_due(&self) -> Instant {
+        self.alive_at
     }
 
     /// Adds the removal of that key.
