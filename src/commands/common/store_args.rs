@@ -16,7 +16,7 @@ pub(crate) struct StoreArgs {
     /// Store of the messages: nsq, redis (at REDIS_URL), or redis://HOST:PORT (rediss:// for TLS,
     /// ?db=3 for another database)
     #[arg(long, env = "MQUEUE_STORE", value_name = "STORE", default_value = "nsq")]
-    pub store: Store,
+    pub store: StoreChoice,
 
     /// Address for --store redis: HOST:PORT, or redis://HOST:PORT [default: 127.0.0.1:6379]
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
@@ -37,7 +37,7 @@ pub(crate) struct StoreArgs {
 
 /// The store of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Store {
+pub(crate) enum StoreChoice {
     /// Streams of nsqd.
     Nsq,
     /// Lists in Redis at the address of another flag.
@@ -46,7 +46,7 @@ pub(crate) enum Store {
     RedisAt(String),
 }
 
-impl FromStr for Store {
+impl FromStr for StoreChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -59,7 +59,7 @@ impl FromStr for Store {
     }
 }
 
-impl fmt::Display for Store {
+impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nsq => f.write_str("nsq"),
@@ -102,7 +102,7 @@ fn list_at(address: &str, key: &str) -> Result<RedisList, String> {
 impl StoreArgs {
     /// Returns true if messages are in Redis.
     pub(crate) fn is_redis(&self) -> bool {
-        self.store != Store::Nsq
+        self.store != StoreChoice::Nsq
     }
 
     /// Returns the list with this key, and its server; `None` if messages are in NSQ.
@@ -111,9 +111,9 @@ impl StoreArgs {
     /// The address is none, or has a secret in it; it is not repeated.
     fn list(&self, key: &str) -> Result<Option<RedisList>, Failure> {
         let address = match &self.store {
-            Store::Nsq => return Ok(None),
-            Store::RedisAt(address) => address.clone(),
-            Store::Redis => match self.redis_url.as_deref().unwrap_or("127.0.0.1:6379") {
+            StoreChoice::Nsq => return Ok(None),
+            StoreChoice::RedisAt(address) => address.clone(),
+            StoreChoice::Redis => match self.redis_url.as_deref().unwrap_or("127.0.0.1:6379") {
                 url if url.contains("://") => url.to_owned(),
                 address => format!("redis://{address}"),
             },
@@ -154,7 +154,7 @@ mod tests {
         }
         assert_eq!(list_at("redis+sentinel://host", "a"), Err(SENTINEL.to_owned()));
         for wrong in ["", "host", "host:6379", "redis://host/list", "redis://host?x=3", "nsq://h", "redis://h/1?db=2"] {
-            assert!(wrong.parse::<Store>().is_err_and(|error| !error.contains('\n')), "{wrong:?}");
+            assert!(wrong.parse::<StoreChoice>().is_err_and(|error| !error.contains('\n')), "{wrong:?}");
         }
         assert!(list_at("redis://host", &"x".repeat(RedisList::MAX_KEY + 1)).is_err());
         assert!(list_at("redis://me:secret@host", "a").unwrap().has_secret);
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_store_is_shown_as_it_is_read() {
         for text in ["nsq", "redis", "redis://host:7000?db=1"] {
-            assert_eq!(text.parse::<Store>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<StoreChoice>().unwrap().to_string(), text);
         }
     }
 }

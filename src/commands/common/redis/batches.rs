@@ -2,7 +2,7 @@
 //! own, and taken over from programs that died.
 //!
 //! ```text
-//!  LIST ──script: LMOVE × n──▶ {LIST}:mqueue:batch:ID.7 ──▶ the work ──▶ DEL
+//!  LIST ──script: take n, keep───▶ {LIST}:mqueue:batch:ID.7 ──▶ the work ──▶ DEL
 //!                                      │
 //!   ID dies ──▶ {LIST}:mqueue:alive:ID expires ──▶ another one renames the batch, and works on it
 //! ```
@@ -20,7 +20,7 @@ use super::connection::{RedisConnection, RedisError};
 use super::list::RedisList;
 use super::resp::{RedisReply, texts};
 
-/// Bytes of a batch, which its last entry may exceed.
+/// Bytes of a batch, which its last entries may exceed.
 const BATCH_BYTES: usize = 4 << 20;
 /// Time after which a program that does not renew its key counts as dead.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
@@ -35,16 +35,23 @@ const BLOCK_SECONDS: &str = "0.5";
 /// makes room.
 const ALSO_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 /// Moves entries to a batch, which is registered first. KEYS: the list, the batch, the set of batches;
-/// ARGV: the batch's name, most entries, most bytes, the end to take from.
+/// ARGV: the batch's name, most entries, most bytes, the command that takes. Takes several at once,
+/// as far as they are small: a step has at most twice as many as the one before, and 32. Returns their
+/// number: a script's reply with the entries would take twice the time.
 const TAKE: &str = "
-if redis.call('LLEN', KEYS[1]) == 0 then return {} end
+if redis.call('LLEN', KEYS[1]) == 0 then return 0 end
 redis.call('SADD', KEYS[3], ARGV[1])
-local taken, bytes = {}, 0
-while #taken < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do
-  local entry = redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[4], 'RIGHT')
-  if not entry then break end
-  taken[#taken + 1] = entry
-  bytes = bytes + #entry
+local left, room, step, taken, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), 1, 0, 1
+while left > 0 and room > 0 do
+  local some = redis.call(ARGV[4], KEYS[1], math.min(step, left))
+  if not some or #some == 0 then break end
+  redis.call('RPUSH', KEYS[2], unpack(some))
+  for _, entry in ipairs(some) do
+    room = room - #entry
+    largest = math.max(largest, #entry)
+  end
+  left, taken = left - #some, taken + #some
+  step = math.max(1, math.min(2 * step, 32, math.floor(room / largest)))
 end
 return taken";
 /// Renews the key that shows that this program lives. KEYS: the key; ARGV: milliseconds.
@@ -147,11 +154,14 @@ impl ListBatches {
         redis.add(&[b"DEL", self.alive(&self.id).as_bytes()]);
     }
 
-    /// Adds taking at most `most` entries to a batch; the reply is a list of them.
+    /// Adds taking at most `most` entries to a batch: two commands. The reply to the first may be an
+    /// error, and the one to the second is a list of the entries.
     pub(crate) fn add_take(&self, redis: &mut RedisConnection, name: &str, most: u64) {
         let (batch, set) = (self.key(name), self.set());
-        let arguments = [name, &most.to_string(), &BATCH_BYTES.to_string(), self.end];
+        let pop = if self.end == "RIGHT" { "RPOP" } else { "LPOP" };
+        let arguments = [name, &most.to_string(), &BATCH_BYTES.to_string(), pop];
         self.add_script(redis, TAKE, &[&self.list.key, &batch, &set], &arguments.map(str::as_bytes));
+        redis.add(&[b"LRANGE", batch.as_bytes(), b"0", b"-1"]);
     }
 
     /// Adds the deletion of a batch: two commands.

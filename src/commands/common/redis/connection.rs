@@ -345,6 +345,7 @@ mod tests {
             ("ERR Error running script (call to f_77): @user_script:2: OOM command not allowed", "full"),
             ("READONLY You can't write against a read only replica.", "master"),
             ("ERR unknown command", "refuses"),
+            ("ERR unknown command 'TYPE', with args beginning with: 'jobs' ", "not its Sentinel"),
         ] {
             assert!(remedy(reply).contains(words), "{reply}: {}", remedy(reply));
         }

@@ -296,15 +296,16 @@ impl ListWork {
             return Err(redis.refused(error));
         }
         self.done.clear();
-        match replies.next() {
+        let (moved, taken) = (replies.next(), replies.next());
+        if let Some(error) = moved.and_then(refused) {
+            return Err(redis.refused(error));
+        }
+        match taken {
             None => Ok(0),
-            Some(RedisReply::Error(error)) => {
-                self.unread.retain(|unread| *unread != name);
-                Err(redis.refused(error))
-            }
+            Some(RedisReply::Error(error)) => Err(redis.refused(error)),
             Some(reply) => {
-                self.unread.retain(|unread| *unread != name);
                 let entries = texts(reply).ok_or_else(|| redis.malformed())?;
+                self.unread.retain(|unread| *unread != name);
                 Ok(self.handle(&name, entries, 1))
             }
         }
