@@ -105,6 +105,12 @@ compare: ## compare mqueue with its peers, and write docs/benchmarks, in 30 minu
 test: ## run all tests, on real NSQ programs where available (ARGS goes to cargo test)
 	@scripts/test $(ARGS)
 
+simulated-world: ## run client, worker and broker in a simulated world where things go wrong: SEEDS=0..1000 (VERBOSE=1)
+	@scripts/simulated-world
+
+mutation-check: ## put faults into the sources, and fail unless the simulated world finds each (ARGS="NAME…")
+	@scripts/mutation-check $(ARGS)
+
 instructions: ## count the instructions of the hot paths, and fail if they increased (ARGS=--update accepts them)
 	@scripts/instructions $(ARGS)
 
@@ -114,7 +120,7 @@ lint: ## check formatting, wording, clippy and the documentation, warnings denie
 	cargo clippy --all-targets --locked --features tokio-nsq -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 
-images: ## draw the pictures in data/images
+images: ## draw the pictures in docs/images
 	@scripts/images
 
 # the targets that `make help` lists: none of them is a file

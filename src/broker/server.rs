@@ -17,6 +17,7 @@ use super::accept_gate::{AcceptGate, GatedListener};
 use super::descriptors::MaxConnections;
 use super::http::{self, HttpApi, Identity};
 use super::socket::BrokerListener;
+use super::threads::ConnectionThreads;
 use super::{Broker, TlsRequired, lookupd, statsd, tcp};
 use crate::http::{BrowserGuard, ConnectionSlots, listen};
 use crate::io_error::describe;
@@ -178,6 +179,8 @@ pub struct BrokerServer {
     pub guard: BrowserGuard,
     /// The gate of all listeners.
     pub gate: AcceptGate,
+    /// The number of threads that serve connections, the caller's included; 1 unless set.
+    pub threads: usize,
 }
 
 /// The listeners of a server, bound before its log is opened, so that a broker that cannot listen
@@ -269,19 +272,21 @@ impl BrokerServer {
         };
         let guard = hosts.iter().chain([&identity.broadcast_address]);
         let guard = guard.fold(BrowserGuard::default(), |guard, host| guard.with_host(host));
-        Self { broker: Arc::new(broker), identity, tcp, http, https, guard, gate: AcceptGate::default() }
+        Self { broker: Arc::new(broker), identity, tcp, http, https, guard, gate: AcceptGate::default(), threads: 1 }
     }
 
     /// Serves until `stop` is cancelled, then waits a moment for connections to end.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { broker, identity, mut tcp, mut http, mut https, guard, gate } = self;
+        let Self { broker, identity, mut tcp, mut http, mut https, guard, gate, threads } = self;
+        let threads = Arc::new(ConnectionThreads::start(threads));
         let (tasks, room) = (TaskTracker::new(), MaxConnections::of_this_process());
         let (tcp_places, http_places) = (ConnectionSlots::without_turns(room.tcp), ConnectionSlots::new(room.http));
         let files: Vec<UnixSocketFile> =
             tcp.iter_mut().chain(&mut http).chain(&mut https).filter_map(|bound| bound.file.take()).collect();
         for bound in tcp {
             let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
-            tasks.spawn(tcp::serve(broker.clone(), accepting, tcp_places.clone(), stop.clone(), tasks.clone()));
+            let (tcp_places, stop, threads) = (tcp_places.clone(), stop.clone(), threads.clone());
+            tasks.spawn(tcp::serve(broker.clone(), accepting, tcp_places, stop, tasks.clone(), threads));
         }
         let router = http::router(Arc::new(HttpApi { broker: broker.clone(), identity: identity.clone() }));
         let config = broker.config();
@@ -290,7 +295,7 @@ impl BrokerServer {
             TlsRequired::No | TlsRequired::TcpOnly => router.clone(),
         };
         let serve = |router: &Router, bound: ListeningSocket, tls: Option<Arc<TlsServer>>| {
-            let (places, stop) = (http_places.clone(), stop.clone());
+            let (places, stop, threads) = (http_places.clone(), stop.clone(), threads.clone());
             let guard = match &bound.listener {
                 BrokerListener::Tcp(_) => guard.clone(),
                 BrokerListener::Unix(_) => guard.clone().with_any_host(),
@@ -299,7 +304,7 @@ impl BrokerServer {
             };
             let settings = http::settings(guard, tls);
             let accepting = GatedListener { listener: bound.listener, gate: gate.clone() };
-            tasks.spawn(http::serve(router.clone(), accepting, settings, places, stop, tasks.clone()))
+            tasks.spawn(http::serve(router.clone(), accepting, settings, places, stop, tasks.clone(), threads))
         };
         for bound in http {
             serve(&plain_router, bound, None);
@@ -317,6 +322,8 @@ impl BrokerServer {
         }
         tasks.close();
         let _ = tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await;
+        // with what is left of their connections
+        drop(threads);
         broker.change(|state, _| state.note_in_flight());
         drop(files);
     }

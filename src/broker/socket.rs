@@ -97,6 +97,35 @@ macro_rules! inner {
     };
 }
 
+impl ClientSocket {
+    /// Takes the socket from the runtime of this thread.
+    pub(super) fn detach(self) -> io::Result<DetachedSocket> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(DetachedSocket::Tcp),
+            Self::Unix(stream) => stream.into_std().map(DetachedSocket::Unix),
+            #[cfg(test)]
+            Self::Simulated(_) => unreachable!("a simulated socket stays on its thread"),
+        }
+    }
+}
+
+/// A client's connection on its way to another thread.
+#[derive(Debug)]
+pub(super) enum DetachedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl DetachedSocket {
+    /// Gives the socket to the runtime of this thread.
+    pub(super) fn attach(self) -> io::Result<ClientSocket> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(ClientSocket::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(ClientSocket::Unix),
+        }
+    }
+}
+
 impl AsyncRead for ClientSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         inner!(self, stream => Pin::new(stream).poll_read(cx, into))

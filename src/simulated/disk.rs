@@ -2,14 +2,18 @@
 //!
 //! The files are real ones. Each sync is recorded: a file's length then, and with a sync of the
 //! folder, its names. A power cut leaves a copy in which everything since may be missing, alone or
-//! together, and in which the unsynced end of a file may have holes.
+//! together, and in which the unsynced end of a file may have holes. Syncs can fail for a while, and
+//! what they would have synced is lost with the next power cut, as after a failed fsync on Linux.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
 
 /// Bytes that a disk writes as one.
 const PAGE: u64 = 4096;
@@ -23,10 +27,34 @@ pub(super) struct Disk {
     synced: Arc<Mutex<SyncedFiles>>,
 }
 
-/// The synced length of each file, by its number, and the folder's synced names, by links in
-/// another folder.
+/// The synced parts of the files of the folder. Its synced names are links in another folder.
 #[derive(Debug, Default)]
-struct SyncedFiles(BTreeMap<u64, u64>);
+struct SyncedFiles {
+    /// The synced length of each file, by its number.
+    lengths: BTreeMap<u64, u64>,
+    /// Ranges whose sync failed: as on Linux, later syncs succeed without them.
+    lost: BTreeMap<u64, Vec<Range<u64>>>,
+    /// The time until which syncs fail.
+    fails_until: Option<Instant>,
+}
+
+impl SyncedFiles {
+    fn sync(&mut self, file: u64, length: u64, fails: bool) -> io::Result<()> {
+        let before = self.lengths.insert(file, length).unwrap_or(0);
+        if fails && before < length {
+            self.lost.entry(file).or_default().push(before..length);
+        }
+        self.result(fails)
+    }
+
+    fn result(&self, fails: bool) -> io::Result<()> {
+        if fails { Err(io::Error::from_raw_os_error(nix::libc::EIO)) } else { Ok(()) }
+    }
+
+    fn fails(&self) -> bool {
+        self.fails_until.is_some_and(|until| Instant::now() < until)
+    }
+}
 
 impl Disk {
     pub(super) fn new() -> Self {
@@ -53,20 +81,33 @@ impl Disk {
         let (folder, names, synced) = (self.path(), self.names(), self.synced.clone());
         move |file| {
             let about = file.metadata()?;
+            let mut state = synced.lock().unwrap_or_else(PoisonError::into_inner);
             if about.is_file() {
-                let mut synced = synced.lock().unwrap_or_else(PoisonError::into_inner);
-                synced.0.insert(about.ino(), about.len());
-            } else if fs::metadata(&folder)?.ino() == about.ino() {
+                let fails = state.fails();
+                return state.sync(about.ino(), about.len(), fails);
+            }
+            state.result(state.fails())?;
+            if fs::metadata(&folder)?.ino() == about.ino() {
                 copy_names(&folder, &names)?;
             }
             Ok(())
         }
     }
 
+    /// Makes syncs fail until then.
+    pub(super) fn fail_syncs_until(&self, until: Instant) {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner).fails_until = Some(until);
+    }
+
+    /// True if a sync failed since the power was last cut, and the data was not synced.
+    pub(super) fn has_lost_data(&self) -> bool {
+        !self.synced.lock().unwrap_or_else(PoisonError::into_inner).lost.is_empty()
+    }
+
     /// Ends the process that uses the disk: everything written is there, in a new folder, and what
     /// was not synced can still be lost by a power cut.
     pub(super) fn kill_process(&mut self) {
-        let names = self.next_generation(|from, into, synced| {
+        let names = self.next_generation(|from, into, synced, _| {
             fs::copy(from, into)?;
             Ok(synced)
         });
@@ -93,12 +134,17 @@ impl Disk {
                 }
             }
         }
-        self.next_generation(|from, into, synced| {
+        self.next_generation(|from, into, synced, lost| {
             fs::copy(from, into)?;
             let file = File::options().write(true).open(into)?;
             let length = file.metadata()?.len();
             let kept = rng.u64(synced.min(length)..=length);
             file.set_len(kept)?;
+            for range in lost.iter().filter(|range| range.end <= kept) {
+                if rng.u8(..) < 200 {
+                    file.write_all_at(&vec![0; (range.end - range.start) as usize], range.start)?;
+                }
+            }
             // a page that is not wholly synced may be missing
             for page in synced / PAGE..kept.div_ceil(PAGE) {
                 let (begin, end) = ((page * PAGE).max(synced), ((page + 1) * PAGE).min(kept));
@@ -111,23 +157,27 @@ impl Disk {
         copy_names(&self.path(), &self.names()).unwrap();
     }
 
-    /// Begins a new folder with what `copy` copies, given the synced length of each file; it
-    /// returns that of the copy. Returns the folder of the synced names until now.
-    fn next_generation(&mut self, mut copy: impl FnMut(&Path, &Path, u64) -> io::Result<u64>) -> PathBuf {
+    /// Begins a new folder with what `copy` copies, given the synced length of each file and its
+    /// lost ranges; it returns the synced length of the copy. Returns the folder of the synced names until now.
+    fn next_generation(
+        &mut self,
+        mut copy: impl FnMut(&Path, &Path, u64, &[Range<u64>]) -> io::Result<u64>,
+    ) -> PathBuf {
         let (folder, old_names) = (self.path(), self.names());
         self.generation += 1;
         fs::create_dir(self.path()).unwrap();
         fs::create_dir(self.names()).unwrap();
         let before = std::mem::take(&mut *self.synced.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut lengths = SyncedFiles::default();
+        let mut files = SyncedFiles::default();
         for name in list(&folder) {
             let (from, into) = (folder.join(&name), self.path().join(&name));
             let about = fs::metadata(&from).unwrap();
-            let synced = before.0.get(&about.ino()).map_or(0, |synced| (*synced).min(about.len()));
-            let synced = copy(&from, &into, synced).unwrap();
-            lengths.0.insert(fs::metadata(&into).unwrap().ino(), synced);
+            let synced = before.lengths.get(&about.ino()).map_or(0, |synced| (*synced).min(about.len()));
+            let lost = before.lost.get(&about.ino()).map_or(&[][..], Vec::as_slice);
+            let synced = copy(&from, &into, synced, lost).unwrap();
+            files.lengths.insert(fs::metadata(&into).unwrap().ino(), synced);
         }
-        self.synced = Arc::new(Mutex::new(lengths));
+        self.synced = Arc::new(Mutex::new(files));
         old_names
     }
 }

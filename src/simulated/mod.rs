@@ -7,14 +7,22 @@
 //!  Worker ────┘                                    └─ Clock: steps of the wall clock
 //! ```
 //!
-//! A seed decides everything, so a failure repeats: `SEEDS=7..8 cargo test --lib simulated`, with
-//! VERBOSE=1 for its events. docs/architecture.md has the promises.
+//! A seed decides everything, so a failure repeats: `make simulated-world SEEDS=7..8`, with VERBOSE=1
+//! for its events. docs/simulated-world.md has the promises.
 
+#[cfg(feature = "broker")]
+mod clients;
 #[cfg(feature = "broker")]
 mod disk;
 mod network;
 #[cfg(feature = "broker")]
 mod random;
+#[cfg(feature = "broker")]
+mod record;
+#[cfg(feature = "broker")]
+mod seeds;
+#[cfg(feature = "broker")]
+mod thread;
 mod wall_clock;
 #[cfg(feature = "broker")]
 mod world;
@@ -26,6 +34,8 @@ use std::io;
 pub(crate) use self::network::Incoming;
 pub use self::network::NetStream;
 pub(crate) use self::network::{Network, Socket};
+#[cfg(feature = "broker")]
+pub(crate) use self::thread::StallingThread;
 #[cfg(feature = "broker")]
 pub(crate) use self::wall_clock::WallClock;
 

@@ -1,6 +1,6 @@
 //! A network: connections whose bytes take a random time, that are cut for a while, or reset.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,7 @@ struct NetworkState {
     rng: fastrand::Rng,
     servers: BTreeMap<String, mpsc::UnboundedSender<Socket>>,
     links: Vec<NetworkLink>,
+    dead_clients: BTreeSet<String>,
     /// The longest time of a byte on its way.
     slowest: Duration,
     /// The time until which connections cannot be made.
@@ -127,6 +128,9 @@ impl Network {
         }
         let mut state = self.lock();
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        if state.dead_clients.contains(client) {
+            return Err(refused());
+        }
         let sender = state.servers.get(server).ok_or_else(refused)?;
         let (there, back) = (Direction::default(), Direction::default());
         let far = Socket::new(self.clone(), there.clone(), back.clone());
@@ -153,6 +157,12 @@ impl Network {
     pub(super) fn kill_server(&self, server: &str) {
         self.lock().servers.remove(server);
         self.reset(|_| true);
+    }
+
+    /// Resets the connections of a client, which makes no new ones.
+    pub(super) fn kill_client(&self, client: &str) {
+        self.lock().dead_clients.insert(client.to_owned());
+        self.reset(|name| name == client);
     }
 
     /// Resets the connections of the clients that `choose` chooses.

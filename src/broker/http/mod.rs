@@ -25,7 +25,8 @@ use self::response::ApiError;
 use super::Broker;
 
 pub use self::info::Identity;
-pub use self::serve::{serve, settings};
+pub(super) use self::serve::serve;
+pub use self::serve::settings;
 
 /// State that the handlers of requests share.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::response::ApiError;
 use crate::broker::accept_gate::GatedListener;
+use crate::broker::threads::ConnectionThreads;
 use crate::http::{BrowserGuard, ConnectionLimits, ConnectionSlots, ServerSettings, serve_connection};
 use crate::net::tls::TlsServer;
 
@@ -29,13 +30,14 @@ pub fn settings(guard: BrowserGuard, tls: Option<Arc<TlsServer>>) -> Arc<ServerS
 }
 
 /// Serves a listener until `stop` is cancelled.
-pub async fn serve(
+pub(in crate::broker) async fn serve(
     router: Router,
     listener: GatedListener,
     settings: Arc<ServerSettings>,
     places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
+    threads: Arc<ConnectionThreads>,
 ) {
     loop {
         let accepting = async {
@@ -47,9 +49,9 @@ pub async fn serve(
             () = stop.cancelled() => return,
         };
         let service = TowerToHyperService::new(router.clone());
-        let serving = serve_connection(service, socket, settings.clone(), place, stop.clone());
-        tasks.spawn(async move {
-            serving.await;
+        let (settings, stop) = (settings.clone(), stop.clone());
+        threads.spawn(&tasks, socket, |socket| async move {
+            serve_connection(service, socket, settings, place, stop).await;
             drop(open);
         });
     }

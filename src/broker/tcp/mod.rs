@@ -21,17 +21,19 @@ use self::connection::ClientConnection;
 use super::Broker;
 use super::accept_gate::GatedListener;
 use super::socket::ClientSocket;
+use super::threads::ConnectionThreads;
 use crate::http::ConnectionSlots;
 use crate::proto::{ErrorCode, Frame, ProtocolError, WireError, WriteBuffer};
 
 /// Serves the connections of a listener until `stop` is cancelled; each connection ends by itself
 /// then.
-pub async fn serve(
+pub(super) async fn serve(
     broker: Arc<Broker>,
     listener: GatedListener,
     places: ConnectionSlots,
     stop: CancellationToken,
     tasks: TaskTracker,
+    threads: Arc<ConnectionThreads>,
 ) {
     let mut said = false;
     loop {
@@ -46,10 +48,9 @@ pub async fn serve(
         match place {
             Some(place) => {
                 said = false;
-                let connection = ClientConnection::new(broker.clone(), socket, peer, place);
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    connection.serve(stop).await;
+                let (broker, stop) = (broker.clone(), stop.clone());
+                threads.spawn(&tasks, socket, |socket| async move {
+                    ClientConnection::new(broker, socket, peer, place).serve(stop).await;
                     drop(open);
                 });
             }

@@ -97,6 +97,10 @@ pub(crate) struct Args {
     )]
     pub http_address: Vec<MaybeAddress>,
 
+    /// Threads that serve connections [default: a quarter of the processors, at least 1]
+    #[arg(long, env = "MQUEUE_THREADS", value_name = "N", value_parser = whole::<usize>(1..=1024))]
+    pub threads: Option<usize>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sleep: SleepArgs,
@@ -335,6 +339,12 @@ fn file_bytes(text: &str) -> Result<u32, String> {
     Ok(u32::try_from(bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 30))
 }
 
+/// The number of threads on a machine with this many processors: the clients, the system's network
+/// and the handlers want most of them.
+fn default_threads(processors: usize) -> usize {
+    (processors / 4).max(1)
+}
+
 /// An address, or none.
 pub(crate) type MaybeAddress = Option<ListenAddress>;
 
@@ -376,6 +386,12 @@ impl Args {
         let has_own_port = self.broadcast_ports.broadcast_tcp_port != 0;
         let is_registered = !discovery.lookupd_tcp_address.is_empty();
         is_registered && is_remote && !has_own_port && self.tcp_address.iter().all(listens_locally)
+    }
+
+    /// Returns the number of threads that serve connections.
+    pub(crate) fn threads(&self) -> usize {
+        let default = || std::thread::available_parallelism().map_or(1, |processors| default_threads(processors.get()));
+        self.threads.unwrap_or_else(default)
     }
 
     /// Returns the addresses of the HTTP API.

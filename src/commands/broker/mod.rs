@@ -63,6 +63,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     broker.register_with(args.discovery.lookupd_tcp_address.clone());
     let broadcast = args.discovery.broadcast_address.clone().filter(|host| !host.is_empty());
     let mut server = BrokerServer::new(broker, listening, broadcast);
+    server.threads = args.threads();
     server.guard = args.http_guard.extend(server.guard);
     args.broadcast_ports.apply(&mut server.identity);
     tokio::spawn(log_level::follow(server.broker.log_level()));

@@ -32,11 +32,12 @@ use self::judge::Durability;
 use self::layer::{DirectoryRule, MountError};
 use self::report::ProofReport;
 use self::targets::Target;
-use self::targets::beanstalkd::{self, BeanstalkdTarget};
+use self::targets::beanstalkd::{self, Beanstalkd};
 use self::targets::broker::BrokerTarget;
-use self::targets::nats::{self, NatsTarget};
+use self::targets::nats::{self, JetStream};
 use self::targets::nsqd::NsqdTarget;
-use self::targets::redis::{self, RedisTarget};
+use self::targets::port_target::PortTarget;
+use self::targets::redis::{self, Redis};
 use super::broker::args::SyncWhen;
 use super::common::exit::{Exit, Failure};
 use super::common::stdout;
@@ -63,15 +64,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         TargetName::Redis => {
             let durability = durability(judge_as, redis::EVERYSEC);
-            prove(&args, &RedisTarget { program: program("redis-server")?, sync, durability }).await
+            prove(&args, &PortTarget::<Redis>::new(program("redis-server")?, sync, durability)).await
         }
         TargetName::JetStream => {
             let durability = durability(judge_as, nats::SYNC_INTERVAL);
-            prove(&args, &NatsTarget { program: program("nats-server")?, sync, durability }).await
+            prove(&args, &PortTarget::<JetStream>::new(program("nats-server")?, sync, durability)).await
         }
         TargetName::Beanstalkd => {
             let durability = durability(judge_as, beanstalkd::SYNC_INTERVAL);
-            prove(&args, &BeanstalkdTarget { program: program("beanstalkd")?, sync, durability }).await
+            prove(&args, &PortTarget::<Beanstalkd>::new(program("beanstalkd")?, sync, durability)).await
         }
     }
 }

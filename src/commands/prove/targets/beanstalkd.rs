@@ -1,89 +1,69 @@
 //! beanstalkd with its write-ahead log.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use tokio::process::Command;
 
 use super::line_connection::{LineConnection, line};
-use super::{DeliveredMessage, PublishEnd, Target, TargetConsumer, TargetProcess, TargetPublisher, sync_word};
+use super::port_target::PortProgram;
+use super::{DeliveredMessage, PublishEnd, TargetConsumer, TargetPublisher};
 use crate::commands::broker::args::SyncWhen;
 use crate::commands::common::child_process;
 use crate::commands::prove::faults::TargetSettings;
-use crate::commands::prove::judge::Durability;
 
-/// beanstalkd.
+/// beanstalkd. It defers by seconds, which is long for a case.
 #[derive(Debug)]
-pub(in crate::commands::prove) struct BeanstalkdTarget {
-    pub(in crate::commands::prove) program: PathBuf,
-    pub(in crate::commands::prove) sync: SyncWhen,
-    pub(in crate::commands::prove) durability: Durability,
-}
+pub(in crate::commands::prove) struct Beanstalkd;
 
 /// The time between two syncs of `-f 100`.
 pub(in crate::commands::prove) const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 
-impl BeanstalkdTarget {
-    fn sync_flag(&self) -> &'static str {
-        match self.sync {
-            SyncWhen::Always => "-f0",
-            SyncWhen::Interval => "-f100",
-            SyncWhen::Never => "-F",
-        }
+fn sync_flag(sync: SyncWhen) -> &'static str {
+    match sync {
+        SyncWhen::Always => "-f0",
+        SyncWhen::Interval => "-f100",
+        SyncWhen::Never => "-F",
     }
 }
 
-impl Target for BeanstalkdTarget {
+impl PortProgram for Beanstalkd {
+    const TARGET: &'static str = "beanstalkd";
     type Publisher = BeanstalkdPublisher;
     type Consumer = BeanstalkdConsumer;
 
-    fn describe(&self) -> String {
-        format!("beanstalkd -b DIR {}", self.sync_flag())
+    fn describe(sync: SyncWhen) -> String {
+        format!("beanstalkd -b DIR {}", sync_flag(sync))
     }
 
-    fn arguments(&self) -> String {
-        format!("beanstalkd --sync {}", sync_word(self.sync))
-    }
-
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn is_ordered(&self) -> bool {
-        true
-    }
-
-    /// It defers by seconds, which is long for a case.
-    fn can_defer(&self) -> bool {
-        false
-    }
-
-    async fn start(&self, folder: &Path, settings: &TargetSettings) -> anyhow::Result<TargetProcess> {
-        let port = super::free_port()?;
+    fn command(
+        program: &Path,
+        port: u16,
+        sync: SyncWhen,
+        folder: &Path,
+        settings: &TargetSettings,
+    ) -> io::Result<Command> {
         let (number, file_bytes) = (port.to_string(), settings.file_bytes.to_string());
-        let args = ["-l", "127.0.0.1", "-p", &number, "-z", "1000000", "-s", &file_bytes, self.sync_flag(), "-b"];
-        let mut command = child_process::command(Command::new(&self.program), &args);
+        let args = ["-l", "127.0.0.1", "-p", &number, "-z", "1000000", "-s", &file_bytes, sync_flag(sync), "-b"];
+        let mut command = child_process::command(Command::new(program), &args);
         command.arg(folder);
-        let mut process = TargetProcess::start(command).with_context(|| self.program.display().to_string())?;
-        process
-            .wait_for_port(port, async |address: &str| {
-                let mut connection = LineConnection::open(address).await?;
-                connection.send(b"list-tube-used\r\n").await?;
-                connection.answer_in_time(BeanstalkdAnswer::parse).await.map(drop)
-            })
-            .await?;
-        Ok(process)
+        Ok(command)
     }
 
-    async fn publisher(&self, process: &TargetProcess) -> io::Result<BeanstalkdPublisher> {
-        Ok(BeanstalkdPublisher(LineConnection::open(&process.address).await?))
+    async fn prepare(address: &str) -> io::Result<()> {
+        let mut connection = LineConnection::open(address).await?;
+        connection.send(b"list-tube-used\r\n").await?;
+        connection.answer_in_time(BeanstalkdAnswer::parse).await.map(drop)
     }
 
-    async fn consumer(&self, process: &TargetProcess, _: u32) -> io::Result<BeanstalkdConsumer> {
-        let connection = LineConnection::open(&process.address).await?;
+    async fn publisher(address: &str) -> io::Result<BeanstalkdPublisher> {
+        Ok(BeanstalkdPublisher(LineConnection::open(address).await?))
+    }
+
+    async fn consumer(address: &str, _: u32) -> io::Result<BeanstalkdConsumer> {
+        let connection = LineConnection::open(address).await?;
         Ok(BeanstalkdConsumer { connection, deleting: Vec::new(), refused: Vec::new(), is_reserving: false })
     }
 }

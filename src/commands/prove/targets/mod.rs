@@ -7,6 +7,7 @@ mod log_damage;
 pub(super) mod nats;
 mod nsq;
 pub(super) mod nsqd;
+pub(super) mod port_target;
 mod process;
 pub(super) mod redis;
 
@@ -81,11 +82,6 @@ pub(super) fn sync_word(sync: SyncWhen) -> &'static str {
         SyncWhen::Interval => "interval",
         SyncWhen::Never => "never",
     }
-}
-
-/// Finds a port that nobody listens on. Another process may take it before the target does.
-fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The end of a request to publish.

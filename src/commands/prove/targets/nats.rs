@@ -2,30 +2,23 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::line_connection::{LineConnection, line};
-use super::{
-    ANSWER_TIMEOUT, DeliveredMessage, PublishEnd, Target, TargetConsumer, TargetProcess, TargetPublisher, sync_word,
-};
+use super::port_target::PortProgram;
+use super::{ANSWER_TIMEOUT, DeliveredMessage, PublishEnd, TargetConsumer, TargetPublisher};
 use crate::commands::broker::args::SyncWhen;
 use crate::commands::common::child_process;
 use crate::commands::prove::faults::TargetSettings;
-use crate::commands::prove::judge::Durability;
 
 /// nats-server with JetStream.
 #[derive(Debug)]
-pub(in crate::commands::prove) struct NatsTarget {
-    pub(in crate::commands::prove) program: PathBuf,
-    pub(in crate::commands::prove) sync: SyncWhen,
-    pub(in crate::commands::prove) durability: Durability,
-}
+pub(in crate::commands::prove) struct JetStream;
 
 /// The default of `sync_interval`.
 pub(in crate::commands::prove) const SYNC_INTERVAL: Duration = Duration::from_secs(120);
@@ -35,69 +28,50 @@ const STREAM: &str = r#"{"name":"prove","subjects":["prove"],"retention":"workqu
 /// Creates the consumer; what is not acknowledged comes again after a second.
 const CONSUMER: &str = r#"{"stream_name":"prove","config":{"durable_name":"judge","ack_policy":"explicit","ack_wait":1000000000,"max_ack_pending":100000}}"#;
 
-impl NatsTarget {
-    fn sync_interval(&self) -> &'static str {
-        match self.sync {
-            SyncWhen::Always => "always",
-            // its default
-            SyncWhen::Interval => "2m",
-            SyncWhen::Never => "24h",
-        }
+fn sync_interval(sync: SyncWhen) -> &'static str {
+    match sync {
+        SyncWhen::Always => "always",
+        // its default
+        SyncWhen::Interval => "2m",
+        SyncWhen::Never => "24h",
     }
 }
 
-impl Target for NatsTarget {
+impl PortProgram for JetStream {
+    const TARGET: &'static str = "jet-stream";
     type Publisher = NatsPublisher;
     type Consumer = NatsConsumer;
 
-    fn describe(&self) -> String {
-        format!("nats-server, JetStream, sync_interval: {}", self.sync_interval())
+    fn describe(sync: SyncWhen) -> String {
+        format!("nats-server, JetStream, sync_interval: {}", sync_interval(sync))
     }
 
-    fn arguments(&self) -> String {
-        format!("jet-stream --sync {}", sync_word(self.sync))
-    }
-
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn is_ordered(&self) -> bool {
-        true
-    }
-
-    fn can_defer(&self) -> bool {
-        false
-    }
-
-    async fn start(&self, folder: &Path, _: &TargetSettings) -> anyhow::Result<TargetProcess> {
-        let port = super::free_port()?;
+    fn command(program: &Path, port: u16, sync: SyncWhen, folder: &Path, _: &TargetSettings) -> io::Result<Command> {
         let data = folder.join("jetstream");
         let settings = format!(
             "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {:?}, sync_interval: {:?} }}\n",
             data.display().to_string(),
-            self.sync_interval()
+            sync_interval(sync)
         );
         let file = folder.join("nats.conf");
         std::fs::write(&file, settings)?;
-        let mut command = child_process::command(Command::new(&self.program), &["-c"]);
+        let mut command = child_process::command(Command::new(program), &["-c"]);
         command.arg(&file);
-        let mut process = TargetProcess::start(command).with_context(|| self.program.display().to_string())?;
-        let answers = async |address: &str| {
-            let mut connection = NatsConnection::open(address).await?;
-            connection.api("STREAM.CREATE.prove", STREAM).await?;
-            connection.api("CONSUMER.DURABLE.CREATE.prove.judge", CONSUMER).await
-        };
-        process.wait_for_port(port, answers).await?;
-        Ok(process)
+        Ok(command)
     }
 
-    async fn publisher(&self, process: &TargetProcess) -> io::Result<NatsPublisher> {
-        Ok(NatsPublisher(NatsConnection::open(&process.address).await?))
+    async fn prepare(address: &str) -> io::Result<()> {
+        let mut connection = NatsConnection::open(address).await?;
+        connection.api("STREAM.CREATE.prove", STREAM).await?;
+        connection.api("CONSUMER.DURABLE.CREATE.prove.judge", CONSUMER).await
     }
 
-    async fn consumer(&self, process: &TargetProcess, in_flight: u32) -> io::Result<NatsConsumer> {
-        let connection = NatsConnection::open(&process.address).await?;
+    async fn publisher(address: &str) -> io::Result<NatsPublisher> {
+        Ok(NatsPublisher(NatsConnection::open(address).await?))
+    }
+
+    async fn consumer(address: &str, in_flight: u32) -> io::Result<NatsConsumer> {
+        let connection = NatsConnection::open(address).await?;
         let (received, finishing) = Default::default();
         Ok(NatsConsumer { connection, in_flight: in_flight.clamp(1, 100), received, finishing, pulled: 0 })
     }

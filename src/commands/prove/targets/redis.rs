@@ -2,90 +2,66 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use tokio::process::Command;
 
 use super::line_connection::{LineConnection, line};
-use super::{DeliveredMessage, PublishEnd, Target, TargetConsumer, TargetProcess, TargetPublisher, sync_word};
+use super::port_target::PortProgram;
+use super::{DeliveredMessage, PublishEnd, TargetConsumer, TargetPublisher};
 use crate::commands::broker::args::SyncWhen;
 use crate::commands::common::child_process;
 use crate::commands::prove::faults::TargetSettings;
-use crate::commands::prove::judge::Durability;
 
 /// Redis with the append-only file.
 #[derive(Debug)]
-pub(in crate::commands::prove) struct RedisTarget {
-    pub(in crate::commands::prove) program: PathBuf,
-    pub(in crate::commands::prove) sync: SyncWhen,
-    pub(in crate::commands::prove) durability: Durability,
-}
+pub(in crate::commands::prove) struct Redis;
 
 /// The time that Redis names as the loss of `appendfsync everysec`.
 pub(in crate::commands::prove) const EVERYSEC: Duration = Duration::from_secs(1);
 
-impl RedisTarget {
-    fn appendfsync(&self) -> &'static str {
-        match self.sync {
-            SyncWhen::Always => "always",
-            SyncWhen::Interval => "everysec",
-            SyncWhen::Never => "no",
-        }
+fn appendfsync(sync: SyncWhen) -> &'static str {
+    match sync {
+        SyncWhen::Always => "always",
+        SyncWhen::Interval => "everysec",
+        SyncWhen::Never => "no",
     }
 }
 
-impl Target for RedisTarget {
+impl PortProgram for Redis {
+    const TARGET: &'static str = "redis";
     type Publisher = RedisPublisher;
     type Consumer = RedisConsumer;
 
-    fn describe(&self) -> String {
-        format!("redis-server, a stream, --appendonly yes --appendfsync {}", self.appendfsync())
+    fn describe(sync: SyncWhen) -> String {
+        format!("redis-server, a stream, --appendonly yes --appendfsync {}", appendfsync(sync))
     }
 
-    fn arguments(&self) -> String {
-        format!("redis --sync {}", sync_word(self.sync))
-    }
-
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn is_ordered(&self) -> bool {
-        true
-    }
-
-    fn can_defer(&self) -> bool {
-        false
-    }
-
-    async fn start(&self, folder: &Path, _: &TargetSettings) -> anyhow::Result<TargetProcess> {
-        let port = super::free_port()?;
+    fn command(program: &Path, port: u16, sync: SyncWhen, folder: &Path, _: &TargetSettings) -> io::Result<Command> {
         let number = port.to_string();
         let args = ["--port", &number, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];
-        let mut command = child_process::command(Command::new(&self.program), &args);
-        command.args(["--appendfsync", self.appendfsync(), "--dir"]).arg(folder);
-        let mut process = TargetProcess::start(command).with_context(|| self.program.display().to_string())?;
-        let answers = async |address: &str| {
-            let mut connection = LineConnection::open(address).await?;
-            // LOADING until the file is read
-            match request(&mut connection, &[b"XGROUP", b"CREATE", b"prove", b"judge", b"0", b"MKSTREAM"]).await? {
-                Resp::Error(text) if !text.starts_with("BUSYGROUP") => Err(io::Error::other(text)),
-                _ => Ok(()),
-            }
-        };
-        process.wait_for_port(port, answers).await?;
-        Ok(process)
+        let mut command = child_process::command(Command::new(program), &args);
+        command.args(["--appendfsync", appendfsync(sync), "--dir"]).arg(folder);
+        Ok(command)
     }
 
-    async fn publisher(&self, process: &TargetProcess) -> io::Result<RedisPublisher> {
-        Ok(RedisPublisher(LineConnection::open(&process.address).await?))
+    async fn prepare(address: &str) -> io::Result<()> {
+        let mut connection = LineConnection::open(address).await?;
+        // LOADING until the file is read
+        match request(&mut connection, &[b"XGROUP", b"CREATE", b"prove", b"judge", b"0", b"MKSTREAM"]).await? {
+            Resp::Error(text) if !text.starts_with("BUSYGROUP") => Err(io::Error::other(text)),
+            _ => Ok(()),
+        }
     }
 
-    async fn consumer(&self, process: &TargetProcess, in_flight: u32) -> io::Result<RedisConsumer> {
-        let connection = LineConnection::open(&process.address).await?;
+    async fn publisher(address: &str) -> io::Result<RedisPublisher> {
+        Ok(RedisPublisher(LineConnection::open(address).await?))
+    }
+
+    async fn consumer(address: &str, in_flight: u32) -> io::Result<RedisConsumer> {
+        let connection = LineConnection::open(address).await?;
         let (received, acknowledging) = Default::default();
         Ok(RedisConsumer {
             connection,
