@@ -15,7 +15,7 @@ use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::publish_meter::PublishMeter;
 use crate::commands::common::notice::Notice;
 use crate::commands::common::redis::{
-    ALIVE_INTERVAL, LOOK_INTERVAL, ListBatches, RedisConnection, RedisError, RedisReply, RedisServer, texts,
+    LOOK_INTERVAL, ListBatches, RedisConnection, RedisError, RedisReply, RedisServer, texts,
 };
 use mqueue::backoff::Backoff;
 use mqueue::client::{PublishError, PublishManyError, Publisher};
@@ -181,7 +181,7 @@ impl FromRedis {
         stop: &CancellationToken,
         has_worked: &mut bool,
     ) -> Result<(), RedisError> {
-        let (mut beat_at, mut look_at) = (Instant::now(), Instant::now());
+        let mut look_at = Instant::now();
         loop {
             self.collect_published();
             if self.fatal.is_some() {
@@ -194,12 +194,8 @@ impl FromRedis {
                 self.batches.add_end(redis);
                 return redis.run().await.map(drop);
             }
-            let is_beat = beat_at <= now;
-            if is_beat {
-                beat_at = now + ALIVE_INTERVAL;
-            }
             let most = if is_stopping { 0 } else { self.room(now) };
-            let taken = self.exchange(redis, is_beat, most).await?;
+            let taken = self.exchange(redis, most).await?;
             *has_worked = true;
             if self.redis_away.ends() {
                 tracing::info!("Redis answers again");
@@ -214,7 +210,7 @@ impl FromRedis {
                 }
             }
             if taken == 0 {
-                self.wait(redis, most > 0, beat_at).await?;
+                self.wait(redis, most > 0).await?;
             }
         }
     }
@@ -237,11 +233,9 @@ impl FromRedis {
 
     /// Deletes what is published, shows that this bridge lives, and takes at most `most` entries, in
     /// one pipeline. Returns the number of entries.
-    async fn exchange(&mut self, redis: &mut RedisConnection, is_beat: bool, most: u64) -> Result<usize, RedisError> {
+    async fn exchange(&mut self, redis: &mut RedisConnection, most: u64) -> Result<usize, RedisError> {
         self.done.iter().for_each(|name| self.batches.add_delete(redis, name));
-        if is_beat {
-            self.batches.add_alive(redis);
-        }
+        self.batches.add_alive_if_due(redis);
         let name = self.batches.new_name();
         if most > 0 {
             self.batches.add_take(redis, &name, most);
@@ -402,14 +396,15 @@ impl FromRedis {
     }
 
     /// Waits until there may be something to do.
-    async fn wait(&mut self, redis: &mut RedisConnection, may_take: bool, beat_at: Instant) -> Result<(), RedisError> {
+    async fn wait(&mut self, redis: &mut RedisConnection, may_take: bool) -> Result<(), RedisError> {
         if !self.done.is_empty() || !self.refused.is_empty() {
             return Ok(());
         }
         if self.publishing.is_empty() && may_take && self.batches.wait(redis).await? {
             return Ok(());
         }
-        let until = if may_take || self.pacer.is_some() { Instant::now() + SHORT_WAIT } else { beat_at };
+        let until =
+            if may_take || self.pacer.is_some() { Instant::now() + SHORT_WAIT } else { self.batches.alive_due() };
         tokio::select! {
             Some(published) = self.publishing.join_next() => self.settle_joined(published),
             () = tokio::time::sleep_until(until.into()) => {}
@@ -425,11 +420,9 @@ pub(super) fn entries(number: u64) -> String {
 
 /// Returns the failure of a task that panicked. Its batch stays in Redis, and is taken over.
 fn bug(error: &JoinError) -> Failure {
-    // the panic's message is quoted, and so on one line
-    Failure::new(
-        Exit::Failure,
-        format!("bug in publishing a batch, please report it: {error}; its entries stay in Redis"),
-    )
+    let line = format!("bug in publishing a batch, please report it: {error}; its entries stay in Redis");
+    // the error escapes the message of the panic
+    Failure::new(Exit::Failure, line)
 }
 
 /// True if nsqd refuses this entry, and would take others.
@@ -450,6 +443,6 @@ mod tests {
             "{}",
             failure.line
         );
-        assert!(failure.line.contains(r"two\nlines"), "{}", failure.line);
+        assert!(failure.line.contains("panicked with message"), "{}", failure.line);
     }
 }

@@ -50,6 +50,7 @@ pub(crate) mod silent_brokers;
 pub(crate) mod socket_args;
 pub(crate) mod stdout;
 pub(crate) mod stdout_thread;
+pub(crate) mod store_args;
 pub(crate) mod stream_listing;
 pub(crate) mod text_table;
 pub(crate) mod tls_client_args;

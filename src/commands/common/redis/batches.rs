@@ -2,7 +2,7 @@
 //! own, and taken over from programs that died.
 //!
 //! ```text
-//!  LIST ──script: LMOVE × n──▶ {LIST}:mqueue:batch:ID.7 ──▶ the work ──▶ DEL
+//!  LIST ──script: take n, keep───▶ {LIST}:mqueue:batch:ID.7 ──▶ the work ──▶ DEL
 //!                                      │
 //!   ID dies ──▶ {LIST}:mqueue:alive:ID expires ──▶ another one renames the batch, and works on it
 //! ```
@@ -12,7 +12,7 @@
 //! on twice at worst.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -20,12 +20,12 @@ use super::connection::{RedisConnection, RedisError};
 use super::list::RedisList;
 use super::resp::{RedisReply, texts};
 
-/// Bytes of a batch, which its last entry may exceed.
+/// Bytes of a batch, which its last entries may exceed.
 const BATCH_BYTES: usize = 4 << 20;
 /// Time after which a program that does not renew its key counts as dead.
 const ALIVE_FOR: Duration = Duration::from_secs(10);
 /// Interval of renewing the key.
-pub(crate) const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Interval of looking for batches of dead programs.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait of Redis for an entry; Ctrl-C waits as long.
@@ -35,16 +35,23 @@ const BLOCK_SECONDS: &str = "0.5";
 /// makes room.
 const ALSO_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 /// Moves entries to a batch, which is registered first. KEYS: the list, the batch, the set of batches;
-/// ARGV: the batch's name, most entries, most bytes, the end to take from.
+/// ARGV: the batch's name, most entries, most bytes, the command that takes. Takes several at once,
+/// as far as they are small: a step has at most twice as many as the one before, and 32. Returns their
+/// number: a script's reply with the entries would take twice the time.
 const TAKE: &str = "
-if redis.call('LLEN', KEYS[1]) == 0 then return {} end
+if redis.call('LLEN', KEYS[1]) == 0 then return 0 end
 redis.call('SADD', KEYS[3], ARGV[1])
-local taken, bytes = {}, 0
-while #taken < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do
-  local entry = redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[4], 'RIGHT')
-  if not entry then break end
-  taken[#taken + 1] = entry
-  bytes = bytes + #entry
+local left, room, step, taken, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), 1, 0, 1
+while left > 0 and room > 0 do
+  local some = redis.call(ARGV[4], KEYS[1], math.min(step, left))
+  if not some or #some == 0 then break end
+  redis.call('RPUSH', KEYS[2], unpack(some))
+  for _, entry in ipairs(some) do
+    room = room - #entry
+    largest = math.max(largest, #entry)
+  end
+  left, taken = left - #some, taken + #some
+  step = math.max(1, math.min(2 * step, 32, math.floor(room / largest)))
 end
 return taken";
 /// Renews the key that shows that this program lives. KEYS: the key; ARGV: milliseconds.
@@ -72,11 +79,20 @@ pub(crate) struct ListBatches {
     next: u64,
     /// False for a Redis before 7, whose scripts have no flags.
     has_flags: bool,
+    /// When to renew the key that shows that this program lives.
+    alive_at: Instant,
 }
 
 impl ListBatches {
     pub(crate) fn new(list: RedisList, end: &'static str) -> Self {
-        Self { list, end, id: format!("{:016x}", fastrand::u64(..)), next: 1, has_flags: true }
+        Self {
+            list,
+            end,
+            id: format!("{:016x}", fastrand::u64(..)),
+            next: 1,
+            has_flags: true,
+            alive_at: Instant::now(),
+        }
     }
 
     /// Returns a name for a batch, which no batch ever had.
@@ -109,14 +125,28 @@ impl ListBatches {
     /// be sent again.
     pub(crate) fn is_without_flags(&mut self, error: &str) -> bool {
         let is_without = self.has_flags && error.contains("compiling");
-        self.has_flags &= !is_without;
+        if is_without {
+            (self.has_flags, self.alive_at) = (false, Instant::now());
+        }
         is_without
     }
 
-    /// Adds the renewal of the key that shows that this program lives.
-    pub(crate) fn add_alive(&self, redis: &mut RedisConnection) {
+    /// Adds the renewal of the key that shows that this program lives, if it is time; returns the
+    /// number of commands.
+    pub(crate) fn add_alive_if_due(&mut self, redis: &mut RedisConnection) -> usize {
+        let now = Instant::now();
+        if now < self.alive_at {
+            return 0;
+        }
+        self.alive_at = now + ALIVE_INTERVAL;
         let millis = ALIVE_FOR.as_millis().to_string();
         self.add_script(redis, BEAT, &[&self.alive(&self.id)], &[millis.as_bytes()]);
+        1
+    }
+
+    /// Returns when to renew that key.
+    pub(crate) fn alive_due(&self) -> Instant {
+        self.alive_at
     }
 
     /// Adds the removal of that key.
@@ -124,11 +154,14 @@ impl ListBatches {
         redis.add(&[b"DEL", self.alive(&self.id).as_bytes()]);
     }
 
-    /// Adds taking at most `most` entries to a batch; the reply is a list of them.
+    /// Adds taking at most `most` entries to a batch: two commands. The reply to the first may be an
+    /// error, and the one to the second is a list of the entries.
     pub(crate) fn add_take(&self, redis: &mut RedisConnection, name: &str, most: u64) {
         let (batch, set) = (self.key(name), self.set());
-        let arguments = [name, &most.to_string(), &BATCH_BYTES.to_string(), self.end];
+        let pop = if self.end == "RIGHT" { "RPOP" } else { "LPOP" };
+        let arguments = [name, &most.to_string(), &BATCH_BYTES.to_string(), pop];
         self.add_script(redis, TAKE, &[&self.list.key, &batch, &set], &arguments.map(str::as_bytes));
+        redis.add(&[b"LRANGE", batch.as_bytes(), b"0", b"-1"]);
     }
 
     /// Adds the deletion of a batch: two commands.

@@ -187,12 +187,7 @@ impl RedisConnection {
     /// # Errors
     /// The connection is lost. Some of the commands may have been executed.
     pub(crate) async fn run(&mut self) -> Result<Vec<RedisReply>, RedisError> {
-        let mut written = Bytes::from(std::mem::take(&mut self.written));
-        while !written.is_empty() {
-            let wrote = timeout(SILENCE, self.stream.write(&written)).await.unwrap_or_else(|_| Err(silent()));
-            let _ = written.split_to(wrote.map_err(|error| self.lost(error))?);
-        }
-        timeout(SILENCE, self.stream.flush()).await.unwrap_or_else(|_| Err(silent())).map_err(|e| self.lost(e))?;
+        self.write().await?;
         let mut replies = Vec::with_capacity(self.unanswered);
         while self.unanswered > 0 {
             match take_reply(&mut self.read) {
@@ -205,6 +200,40 @@ impl RedisConnection {
             }
         }
         Ok(replies)
+    }
+
+    async fn write(&mut self) -> Result<(), RedisError> {
+        let mut written = Bytes::from(std::mem::take(&mut self.written));
+        while !written.is_empty() {
+            let wrote = timeout(SILENCE, self.stream.write(&written)).await.unwrap_or_else(|_| Err(silent()));
+            let _ = written.split_to(wrote.map_err(|error| self.lost(error))?);
+        }
+        timeout(SILENCE, self.stream.flush()).await.unwrap_or_else(|_| Err(silent())).map_err(|e| self.lost(e))
+    }
+
+    /// Waits for something that Redis sends unasked, on a connection that subscribes. After `quiet`
+    /// without a byte Redis is asked to answer, and after the same time again the connection is lost.
+    pub(crate) async fn next_pushed(&mut self, quiet: Duration) -> Result<RedisReply, RedisError> {
+        let mut is_asked = false;
+        loop {
+            match take_reply(&mut self.read) {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(_) => return Err(self.malformed()),
+            }
+            self.read.reserve(READ_BYTES / 16);
+            match timeout(quiet, self.stream.read_buf(&mut self.read)).await {
+                Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.lost(error)),
+                Err(_) if is_asked => return Err(self.lost(io::ErrorKind::TimedOut.into())),
+                Err(_) => {
+                    is_asked = true;
+                    add_command(&[b"PING"], &mut self.written);
+                    self.write().await?;
+                }
+            }
+        }
     }
 
     async fn read_more(&mut self) -> Result<(), RedisError> {
@@ -253,6 +282,12 @@ impl RedisConnection {
         RedisError::Refused { list: self.list.clone(), remedy: remedy(&reply), reply }
     }
 
+    /// Makes the failure for an error that Redis replied, about another key.
+    pub(crate) fn refused_key(&self, key: &str, reply: String) -> RedisError {
+        let list = RedisList { key: key.to_owned(), ..self.list.clone() };
+        RedisError::Refused { list, remedy: remedy(&reply), reply }
+    }
+
     /// Makes the failure for a reply of the wrong kind.
     pub(crate) fn malformed(&self) -> RedisError {
         RedisError::Malformed { server: self.server.clone(), error: MalformedReply }
@@ -289,6 +324,9 @@ fn remedy(reply: &str) -> &'static str {
         ("CROSSSLOT", "the list's name has no usable {tag} for a cluster: name another"),
         ("LOADING", "Redis is starting"),
     ];
+    if reply.contains("unknown command") && reply.contains("TYPE") {
+        return "this server has no lists: name Redis itself, not its Sentinel";
+    }
     let known = REMEDIES.iter().find(|(code, _)| reply.split_whitespace().any(|word| word.trim_matches(':') == *code));
     known.map_or("Redis refuses this", |(_, remedy)| remedy)
 }
@@ -307,6 +345,7 @@ mod tests {
             ("ERR Error running script (call to f_77): @user_script:2: OOM command not allowed", "full"),
             ("READONLY You can't write against a read only replica.", "master"),
             ("ERR unknown command", "refuses"),
+            ("ERR unknown command 'TYPE', with args beginning with: 'jobs' ", "not its Sentinel"),
         ] {
             assert!(remedy(reply).contains(words), "{reply}: {}", remedy(reply));
         }

@@ -8,6 +8,10 @@ use mqueue::proto::HostPort;
 /// The port of Redis.
 const DEFAULT_PORT: u16 = 6379;
 
+/// The answer to an address of Sentinel.
+pub(crate) const SENTINEL: &str =
+    "Sentinel is not supported: use redis://HOST:PORT with an address that follows the master";
+
 /// A list, and the server that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RedisList {
@@ -42,6 +46,7 @@ impl FromStr for RedisList {
         let (tls, rest) = match (text.strip_prefix("redis://"), text.strip_prefix("rediss://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
+            (None, None) if text.contains("sentinel") => return Err(SENTINEL.to_owned()),
             (None, None) => return Err(usage()),
         };
         let (server, path) = rest.split_once('/').ok_or_else(usage)?;
@@ -100,6 +105,7 @@ mod tests {
             let list: RedisList = text.parse().unwrap();
             assert_eq!((list.to_string().as_str(), list.to_string().parse()), (shown, Ok(list)));
         }
+        assert_eq!("redis+sentinel://host/m/a".parse::<RedisList>(), Err(SENTINEL.to_owned()));
         for wrong in ["", "jobs", "redis:/x", "redis://host", "redis://host/", "redis://host/a?x=1", "redis://h/%zz"] {
             assert!(wrong.parse::<RedisList>().is_err_and(|error| !error.contains('\n')), "{wrong:?}");
         }

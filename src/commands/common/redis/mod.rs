@@ -5,7 +5,7 @@ mod connection;
 mod list;
 mod resp;
 
-pub(crate) use self::batches::{ALIVE_INTERVAL, LOOK_INTERVAL, ListBatches};
+pub(crate) use self::batches::{LOOK_INTERVAL, ListBatches};
 pub(crate) use self::connection::{RedisConnection, RedisError, RedisServer};
-pub(crate) use self::list::RedisList;
+pub(crate) use self::list::{RedisList, SENTINEL};
 pub(crate) use self::resp::{RedisReply, texts};

@@ -24,6 +24,16 @@ pub(crate) enum RedisReply {
     List(Vec<RedisReply>),
 }
 
+impl RedisReply {
+    /// Returns a number.
+    pub(crate) fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes that are no reply of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no reply of Redis: is the address right, and is TLS (rediss://) on both sides or on neither?")]
