@@ -160,7 +160,8 @@ impl SyncThread {
             };
             never || progress.lost.is_empty() || !work.removals.iter().take(count).any(needed)
         };
-        let ready = (0..=passed).rev().find(|count| are_ready(*count)).unwrap_or(0);
+        // few at a time, as the folder is synced after each, and what is published waits meanwhile
+        let ready = if never { passed } else { (1..=passed).find(|count| are_ready(*count)).unwrap_or(0) };
         let gone = last_gone(ready);
         (work.removing, work.gone) = (ready, gone);
         work.removals.drain(..ready).collect()
@@ -219,10 +220,11 @@ impl SyncThread {
                 let path = path.display();
                 tracing::warn!(%path, error = %describe(&error), "cannot remove a segment without live messages");
             }
-        }
-        if !removals.is_empty() && self.shared.mode != SyncMode::Never {
-            // if this fails and the machine crashes, the segments are back, and are removed again
-            let _ = (self.sync)(&self.directory);
+            if self.shared.mode != SyncMode::Never {
+                // Before the next removal: if the machine crashed, and a segment came back without the newer one
+                // that has its finished messages, these would be delivered again.
+                let _ = (self.sync)(&self.directory);
+            }
         }
         self.shared.work().removing = 0;
     }
