@@ -186,3 +186,27 @@ fn a_missing_program_is_one_line() {
         assert_eq!(finished.stderr, line);
     }
 }
+
+#[test]
+fn steps_of_the_clock_break_no_promise() {
+    let finished = mqueue("prove broker --faults clock,kill --cases 4 --seed 1 --json").run();
+    if finished.stderr.contains("libfaketime is missing") {
+        return skip("libfaketime is missing (apt install libfaketime)");
+    }
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a report");
+    let faults = report["faults"].as_array().expect("a list");
+    assert!(faults.iter().any(|fault| fault["fault"] == "clock stepped"), "{report}");
+    assert!(report["messages"]["acknowledged"].as_u64() > Some(0), "{report}");
+}
+
+#[test]
+fn a_program_that_does_not_load_libfaketime_is_one_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("nsqd");
+    std::fs::write(&program, "static").expect("written");
+    let finished = mqueue("prove nsqd --faults clock --cases 1 --program").arg(&program.display().to_string()).run();
+    assert_eq!(finished.code, Some(1));
+    let line = "mqueue: steps of the clock are impossible: ";
+    assert!(finished.stderr.starts_with(line) && finished.stderr.lines().count() == 1, "{finished:?}");
+}

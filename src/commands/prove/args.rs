@@ -92,6 +92,9 @@ pub(crate) enum FaultName {
     Kill,
     /// SIGSTOP for up to 300 ms, then SIGCONT
     Stop,
+    /// Steps of the wall clock that the target sees, up to a day forward and 1.5 s back; not by
+    /// default: needs libfaketime and a target that is no static program
+    Clock,
     /// Power cuts of all kinds: nothing unsynced is left; some is, in order; some is, scattered
     Power,
     /// A full disk, for up to 300 ms
@@ -110,6 +113,7 @@ impl FaultName {
         match self {
             Self::Kill => "kill",
             Self::Stop => "stop",
+            Self::Clock => "clock",
             Self::Power => "power",
             Self::Full => "full",
             Self::Errors => "errors",

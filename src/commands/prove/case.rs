@@ -4,7 +4,7 @@
 //!  start ─▶ work ─▶ fault ─▶ start ─▶ work ─▶ fault ─▶ … ─▶ start ─▶ read empty ─▶ judge
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,8 @@ struct RunningCase<'a, T: Target> {
     faults: Vec<FaultCost>,
     starts: usize,
     peak_memory: u64,
+    /// The offset of the target's wall clock, and the sum of all its steps back, in milliseconds.
+    clock: Cell<(i64, u64)>,
 }
 
 /// Runs a case to its end.
@@ -103,6 +105,7 @@ pub(super) async fn run<T: Target>(target: &T, plan: &CasePlan, disk: &CaseDisk)
         faults: Vec::new(),
         starts: 0,
         peak_memory: 0,
+        clock: Cell::default(),
     };
     let failed = case.play().await?;
     let history = case.history.into_inner();
@@ -213,11 +216,15 @@ impl<T: Target> RunningCase<'_, T> {
             process.signal(Signal::SIGSTOP);
             sleep(phase.trouble).await;
             process.signal(Signal::SIGCONT);
+        } else if phase.fault == FaultKind::Clock {
+            self.step_clock(phase.step).map_err(|error| format!("its clock cannot be stepped: {error}"))?;
+            self.history.borrow_mut().faults.push(FaultRecord { kind: phase.fault, at, until: at });
+            sleep(phase.trouble).await;
         } else {
             self.set_trouble(phase.disk_trouble());
             sleep(phase.trouble).await;
         }
-        let lasts = phase.lasts && phase.fault != FaultKind::Stop;
+        let lasts = phase.lasts && matches!(phase.fault, FaultKind::Disk(_));
         // a trouble that lasts is over with the process, at the latest
         let until = if lasts { at + Duration::from_secs(3_600) } else { Instant::now() };
         if phase.fault == FaultKind::Disk(DiskFault::SyncError) {
@@ -228,6 +235,13 @@ impl<T: Target> RunningCase<'_, T> {
         }
         self.set_trouble(None);
         self.healed(phase.fault).await
+    }
+
+    fn step_clock(&self, step: i64) -> std::io::Result<()> {
+        let (offset, back) = self.clock.get();
+        let offset = offset + step;
+        self.clock.set((offset, back + step.min(0).unsigned_abs()));
+        self.plan.settings.clock.as_ref().map_or(Ok(()), |clock| clock.set(offset))
     }
 
     fn set_trouble(&self, trouble: Option<DiskTrouble>) {
@@ -300,6 +314,8 @@ impl<T: Target> RunningCase<'_, T> {
         loop {
             let expected = self.history.borrow().expected();
             let quiet = if expected == 0 { QUIET } else { PATIENCE } + self.plan.load.delay;
+            // after a restart, deferred messages follow the wall clock
+            let quiet = quiet + Duration::from_millis(self.clock.get().1);
             let Ok(delivered) = timeout(quiet, consumer.next()).await else { return Ok(()) };
             let delivered = delivered?;
             let place = load::delivered_message(&self.history, self.plan, self.starts, &delivered);

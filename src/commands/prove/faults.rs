@@ -6,7 +6,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde::Serialize;
 
+use super::clock::SteppedClock;
 use super::layer::{DiskTrouble, PowerCut};
+
+/// The largest step of the wall clock back, in milliseconds: after a restart, deferred messages are
+/// late by it.
+const LONGEST_STEP_BACK: i64 = 1_500;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -16,6 +21,8 @@ pub(super) enum FaultKind {
     Kill,
     /// The process is stopped for a while.
     Stop,
+    /// The wall clock is stepped.
+    Clock,
     /// The machine loses its power.
     Power(PowerCut),
     /// The disk has a trouble for a while.
@@ -72,6 +79,7 @@ impl FaultKind {
         match self {
             Self::Kill => "kill -9",
             Self::Stop => "SIGSTOP, SIGCONT",
+            Self::Clock => "clock stepped",
             Self::Power(PowerCut::Unsynced) => "power cut, unsynced lost",
             Self::Power(PowerCut::InOrder) => "power cut, torn in order",
             Self::Power(PowerCut::Scattered) => "power cut, scattered",
@@ -106,6 +114,8 @@ pub(super) struct CasePhase {
     pub(super) slow: Duration,
     /// Bytes left on a full disk.
     pub(super) room: u64,
+    /// A step of the wall clock, in milliseconds.
+    pub(super) step: i64,
     /// The next fault comes while the trouble lasts.
     pub(super) lasts: bool,
 }
@@ -147,12 +157,14 @@ pub(super) struct Load {
 }
 
 /// Settings that make a target use all of its code in a short time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct TargetSettings {
     /// Size of a file in bytes, after which a new one is begun.
     pub(super) file_bytes: u32,
     /// Bytes of bodies in memory.
     pub(super) memory_bytes: u32,
+    /// The wall clock of the target; `None` for the system's.
+    pub(super) clock: Option<SteppedClock>,
 }
 
 impl CasePlan {
@@ -173,6 +185,7 @@ impl CasePlan {
         let settings = TargetSettings {
             file_bytes: *random.choice(&[64 << 10, 256 << 10, 64 << 20]).expect("not empty"),
             memory_bytes: *random.choice(&[0, 64 << 10, 8 << 20]).expect("not empty"),
+            clock: None,
         };
         let phases = random.usize(2..=6);
         let phase = |n: usize, random: &mut Rng| {
@@ -181,6 +194,7 @@ impl CasePlan {
             let fault = *random.choice(of).unwrap_or(&FaultKind::Kill);
             let longest = *random.choice(&[20, 100, 300]).expect("not empty");
             let work = random.u64(0..=longest);
+            let forward = *random.choice(&[1_000, 60_000, 86_400_000]).expect("not empty");
             CasePhase {
                 work: Duration::from_millis(work),
                 fault,
@@ -188,6 +202,10 @@ impl CasePlan {
                 slow: Duration::from_millis(random.u64(1..=200)),
                 room: random.u64(0..64 << 10),
                 lasts: random.bool(),
+                step: match random.bool() {
+                    true => random.i64(1..=forward),
+                    false => -random.i64(1..=LONGEST_STEP_BACK),
+                },
             }
         };
         let mut phases: Vec<CasePhase> = (0..phases).map(|n| phase(n, &mut random)).collect();

@@ -131,7 +131,12 @@ impl Judge<'_> {
     fn damage(&self, number: usize, since: Instant) -> Option<FaultKind> {
         let mut damages = self.history.damages.iter().filter(|(at, _)| *at >= since);
         let (at, _) = damages.find(|(_, damage)| damage.messages.contains(&number))?;
-        self.history.faults.iter().rev().find(|fault| fault.at <= *at).map(|fault| fault.kind)
+        self.history
+            .faults
+            .iter()
+            .rev()
+            .find(|fault| fault.kind.ends_process() && fault.at <= *at)
+            .map(|fault| fault.kind)
     }
 
     /// Returns true if a reply that was confirmed at this moment is binding.
@@ -195,10 +200,19 @@ impl Judge<'_> {
 
     fn early(&self, number: usize, due: Instant, delivery: &DeliveryRecord, judgement: &mut Judgement) {
         let early = due.saturating_duration_since(delivery.at);
-        if early > EARLY {
+        if early > EARLY && !self.has_stepped_clock(delivery.at) {
             let text = format!("message {number} is early by {:.1} ms", early.as_secs_f64() * 1e3);
             judgement.add(ViolationKind::Early, None, text);
         }
+    }
+
+    /// Returns true if the clock was stepped before this moment, and the program started after that:
+    /// from then on, deferred messages follow the wall clock.
+    fn has_stepped_clock(&self, at: Instant) -> bool {
+        let faults = &self.history.faults;
+        let mut steps = faults.iter().filter(|fault| fault.kind == FaultKind::Clock);
+        let first = steps.next().map(|step| step.at);
+        first.is_some_and(|step| faults.iter().any(|end| end.kind.ends_process() && (step..=at).contains(&end.at)))
     }
 
     fn attempts(

@@ -12,6 +12,7 @@
 pub(crate) mod args;
 mod body;
 mod case;
+mod clock;
 mod faults;
 mod history;
 mod judge;
@@ -27,6 +28,7 @@ use anyhow::Context;
 
 use self::args::{Args, FaultName, RuleName, TargetName};
 use self::case::CaseDisk;
+use self::clock::{ClockLibrary, SteppedClock};
 use self::faults::{CasePlan, FaultKind};
 use self::judge::Durability;
 use self::layer::{DirectoryRule, MountError};
@@ -99,7 +101,12 @@ fn durability(sync: SyncWhen, interval: Duration) -> Durability {
 
 async fn prove<T: Target>(args: &Args, target: &T) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::on_signals(GRACE)?;
-    let run = ProofRun::new(args, target.knows_damage())?;
+    let mut run = ProofRun::new(args, target.knows_damage())?;
+    if run.faults.contains(&FaultKind::Clock) {
+        let library = ClockLibrary::find(&target.program()?);
+        let failed = |why| Failure::new(Exit::Failure, format!("steps of the clock are impossible: {why}"));
+        run.clock = Some(library.map_err(failed)?);
+    }
     let first = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let (begun, cases) = (Instant::now(), args.cases.unwrap_or(u64::MAX));
     let duration = if args.cases.is_some() { Duration::MAX } else { args.duration.unwrap_or(DURATION) };
@@ -129,12 +136,15 @@ struct ProofRun {
     /// The rule of the disk on which the power can be cut; `None` without such a disk.
     rule: Option<DirectoryRule>,
     left_out: Option<String>,
+    /// The library that steps the clock, if it is stepped.
+    clock: Option<ClockLibrary>,
 }
 
 impl ProofRun {
     fn new(args: &Args, knows_damage: bool) -> anyhow::Result<Self> {
         let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
-        let mut run = Self { parent, faults: faults(&args.faults, knows_damage), rule: None, left_out: None };
+        let mut run =
+            Self { parent, faults: faults(&args.faults, knows_damage), rule: None, left_out: None, clock: None };
         if !run.faults.iter().any(|kind| kind.needs_layer()) {
             return Ok(run);
         }
@@ -167,9 +177,11 @@ impl ProofRun {
         seed: u64,
         report: &mut ProofReport,
     ) -> anyhow::Result<()> {
-        let plan = CasePlan::new(seed, &self.faults);
-        let folder = CaseFolder::new(&self.parent)?;
+        let mut plan = CasePlan::new(seed, &self.faults);
+        let [folder, clock] = [CaseFolder::new(&self.parent)?, CaseFolder::new(&self.parent)?];
+        plan.settings.clock = self.clock.as_ref().map(|library| SteppedClock::new(library, &clock.0)).transpose()?;
         let disk = CaseDisk::new(&folder.0, self.rule)?;
+        tracing::debug!(?plan, "case");
         let case = case::run(target, &plan, &disk).await.context("the disk of the case fails")?;
         let command = repeat(args, &target.arguments(), seed);
         for violation in case.judgement.violations.iter().take(3) {
@@ -184,6 +196,7 @@ fn faults(names: &[FaultName], knows_damage: bool) -> Vec<FaultKind> {
     let kinds = names.iter().flat_map(|name| match name {
         FaultName::Kill => vec![FaultKind::Kill],
         FaultName::Stop => vec![FaultKind::Stop],
+        FaultName::Clock => vec![FaultKind::Clock],
         FaultName::Power => FaultKind::POWER.to_vec(),
         FaultName::Full => FaultKind::FULL.to_vec(),
         FaultName::Errors => FaultKind::ERRORS.to_vec(),

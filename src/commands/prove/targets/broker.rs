@@ -1,7 +1,7 @@
 //! `mqueue broker` of this program.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -52,6 +52,10 @@ impl Target for BrokerTarget {
         format!("broker --sync {}{judged}", sync_word(self.sync))
     }
 
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        std::env::current_exe().context("cannot find this program")
+    }
+
     fn durability(&self) -> Durability {
         match self.judge_as {
             SyncWhen::Always => Durability::Always,
@@ -85,14 +89,14 @@ impl Target for BrokerTarget {
     }
 
     async fn start(&self, folder: &Path, settings: &TargetSettings) -> anyhow::Result<TargetProcess> {
-        let program = std::env::current_exe().context("cannot find this program")?;
+        let program = self.program()?;
         let any = "127.0.0.1:0";
         let args = ["broker", "--tcp-address", any, "--http-address", any, "--broadcast-address", "127.0.0.1"];
         let mut command = child_process::command(Command::new(program), &args);
         command.args(["--sync", sync_word(self.sync), "--data-path"]).arg(folder.join(LOG));
         command.arg(format!("--max-bytes-per-file={}", settings.file_bytes));
         command.arg(format!("--max-memory={}", settings.memory_bytes));
-        let mut process = TargetProcess::start(command)?;
+        let mut process = TargetProcess::start(command, settings)?;
         process.wait_for_address("TCP: listening on ").await?;
         NsqPublisher::connect(&process.address).await.context("it does not answer")?;
         process.has_answered();

@@ -12,7 +12,7 @@ mod process;
 pub(super) mod redis;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ pub(super) trait Target {
 
     /// The arguments of `mqueue prove` that select this target.
     fn arguments(&self) -> String;
+
+    /// Returns the path of the program.
+    fn program(&self) -> anyhow::Result<PathBuf>;
 
     /// Returns what the target promises for acknowledged messages.
     fn durability(&self) -> Durability;

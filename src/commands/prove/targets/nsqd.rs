@@ -40,6 +40,10 @@ impl Target for NsqdTarget {
         if self.is_durable { "nsqd-durable" } else { "nsqd" }.to_owned()
     }
 
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.program.clone())
+    }
+
     fn durability(&self) -> Durability {
         self.durability
     }
@@ -58,7 +62,8 @@ impl Target for NsqdTarget {
         let mut command = child_process::command(Command::new(&self.program), &args);
         command.args(self.settings()).arg(format!("--max-bytes-per-file={}", settings.file_bytes));
         command.arg("--data-path").arg(folder);
-        let mut process = TargetProcess::start(command).with_context(|| self.program.display().to_string())?;
+        let mut process =
+            TargetProcess::start(command, settings).with_context(|| self.program.display().to_string())?;
         process.wait_for_address("TCP: listening on ").await?;
         NsqPublisher::connect(&process.address).await.context("it does not answer")?;
         process.has_answered();

@@ -68,6 +68,10 @@ impl<P: PortProgram> Target for PortTarget<P> {
         format!("{} --sync {}", P::TARGET, sync_word(self.sync))
     }
 
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.program.clone())
+    }
+
     fn durability(&self) -> Durability {
         self.durability
     }
@@ -84,7 +88,8 @@ impl<P: PortProgram> Target for PortTarget<P> {
     async fn start(&self, folder: &Path, settings: &TargetSettings) -> anyhow::Result<TargetProcess> {
         let port = free_port()?;
         let command = P::command(&self.program, port, self.sync, folder, settings)?;
-        let mut process = TargetProcess::start(command).with_context(|| self.program.display().to_string())?;
+        let mut process =
+            TargetProcess::start(command, settings).with_context(|| self.program.display().to_string())?;
         process.wait_for_port(port, P::prepare).await?;
         Ok(process)
     }

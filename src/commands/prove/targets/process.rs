@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::commands::common::child_process::ChildProcess;
+use crate::commands::prove::faults::TargetSettings;
 
 /// Longest time that a program may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,8 +37,9 @@ pub(in crate::commands::prove) struct TargetProcess {
 }
 
 impl TargetProcess {
-    /// Starts a program.
-    pub(super) fn start(mut command: Command) -> anyhow::Result<Self> {
+    /// Starts a program, with the clock of the settings.
+    pub(super) fn start(mut command: Command, settings: &TargetSettings) -> anyhow::Result<Self> {
+        settings.clock.iter().for_each(|clock| clock.apply(&mut command));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let begun = Instant::now();
         let mut child = ChildProcess::start(command)?;
