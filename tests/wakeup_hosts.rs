@@ -163,7 +163,7 @@ fn numbered_sockets_count_over_all_hosts() {
 fn invalid_flags_are_refused() {
     for (flags, words) in [
         ("--weight 1001", "use a whole number from 0 to 1000"),
-        ("--weight -1", "--weight"),
+        ("--weight=-1", "use a whole number from 0 to 1000"),
         ("--max-consumers 0", "--max-consumers"),
         ("--hostname a/b", "use letters, digits, dots, dashes and underscores"),
     ] {

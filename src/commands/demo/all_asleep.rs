@@ -43,7 +43,7 @@ pub(super) struct AllAsleepStats {
 impl AllAsleepStats {
     /// Counts the messages that the broker acknowledged and nobody handled.
     pub(super) fn lost(&self) -> u64 {
-        self.published - self.wakes.len() as u64
+        self.published.saturating_sub(self.wakes.len() as u64)
     }
 }
 
@@ -97,6 +97,14 @@ pub(super) async fn show(output: &DemoOutput, shutdown: &Shutdown) -> anyhow::Re
     played.map(|()| show.stats)
 }
 
+/// Publishes an order by a connection of its own.
+async fn publish(broker: Address, order: u64) -> anyhow::Result<()> {
+    let publisher = Publisher::connect(&[broker], PublisherConfig::default()).await?;
+    publisher.publish(&TopicName::new(STREAM)?, format!("{{\"order\":{order}}}")).await?;
+    publisher.close().await;
+    Ok(())
+}
+
 /// State of the show.
 struct AllAsleep<'a> {
     output: &'a DemoOutput,
@@ -115,11 +123,11 @@ impl AllAsleep<'_> {
             self.tell_processes();
             self.output.line(STREAM, "1 message, to the broker's socket");
             let published = Instant::now();
-            let publisher = Publisher::connect(std::slice::from_ref(broker), PublisherConfig::default()).await?;
-            publisher.publish(&TopicName::new(STREAM)?, format!("{{\"order\":{order}}}")).await?;
+            let publishing = tokio::spawn(publish(broker.clone(), order));
+            let watched = timeout(MAX_WAIT, self.watch(order, published)).await;
+            publishing.await??;
             self.stats.published += 1;
-            publisher.close().await;
-            if timeout(MAX_WAIT, self.watch(order, published)).await.is_err() {
+            if watched.is_err() {
                 self.output.line(BOTH, "not handled, or still awake");
                 return Ok(());
             }
