@@ -120,7 +120,7 @@ lint: ## check formatting, wording, clippy and the documentation, warnings denie
 	cargo clippy --all-targets --locked --features tokio-nsq -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --quiet
 
-images: ## draw the pictures in data/images
+images: ## draw the pictures in docs/images
 	@scripts/images
 
 # the targets that `make help` lists: none of them is a file

@@ -13,7 +13,8 @@ after_install() {
 # listening.
 after_upgrade() {
     if booted && ! systemctl try-restart 'mqueue-wakeup.service' 'mqueue-consumer*.service' 'mqueue-w*.service' \
-        'mqueue-stage@*.service' 'mqueue-node@*.service' 'mqueue-gateway.service' 'mqueue-ingest@*.service' 'mqueue-broker.service'; then
+        'mqueue-stage@*.service' 'mqueue-bridge@*.service' 'mqueue-node@*.service' 'mqueue-gateway.service' \
+        'mqueue-ingest@*.service' 'mqueue-broker.service'; then
         echo "mqueue: not every service could be restarted: systemctl --failed 'mqueue-*'" >&2
     fi
 }

@@ -14,8 +14,8 @@ esac
 mapfile -t units < <(cd systemd && printf '%s\n' *.service *.socket *.service.d/*.conf)
 mapfile -t settings < <(cd systemd/env && printf '%s\n' *)
 # The services that run all the time, as patterns: those that use others first. A consumer is a new process at each wake.
-daemons=(mqueue-wakeup.service mqueue-web.service 'mqueue-worker@*.service' 'mqueue-stage@*.service' 'mqueue-node@*.service'
-    mqueue-gateway.service 'mqueue-ingest@*.service' mqueue-broker.service)
+daemons=(mqueue-wakeup.service mqueue-web.service 'mqueue-worker@*.service' 'mqueue-stage@*.service' 'mqueue-bridge@*.service'
+    'mqueue-node@*.service' mqueue-gateway.service 'mqueue-ingest@*.service' mqueue-broker.service)
 
 say() { printf '%s\n' "$*"; }
 fail() {

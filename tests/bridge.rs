@@ -324,6 +324,63 @@ fn a_full_redis_is_said_once_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_list_of_large_entries_behind_small_ones_crosses_both_ways() {
+    let Some(redis) = Redis::start(&["--appendfsync", "no"]) else { return };
+    let nsqd = Nsqd::embedded(&["--max-msg-size=20000000", "--max-body-size=80000000", "--memory"]);
+    nsqd.create("foo", "bridge");
+    let mut entries = numbered(100);
+    entries.extend((0..12u8).map(|n| vec![n; 10_000_000]));
+    push(&redis, "LPUSH", &entries[..100]);
+    entries[100..].iter().for_each(|entry| push(&redis, "LPUSH", std::slice::from_ref(entry)));
+    let ended = succeeded(from_redis(&redis, &nsqd, "--count 112").run());
+    assert!(ended.stderr.contains("112 entries published to foo"), "{}", ended.stderr);
+    assert_eq!(redis.ask("KEYS *"), RedisValue::List(vec![]), "nothing is left behind");
+    succeeded(to_redis(&redis, &nsqd, "--count 112").run());
+    assert_eq!(sorted(redis.entries("jobs")), sorted(entries));
+}
+
+#[test]
+fn a_replica_is_said_once_and_messages_wait_until_it_is_the_master() {
+    let Some(master) = Redis::start(&[]) else { return };
+    master.ask("SET jobs x");
+    let Some(replica) = Redis::start(&["--replicaof", "127.0.0.1", &master.port().to_string()]) else { return };
+    replica_is_ready(&replica);
+    master.ask("DEL jobs");
+    wait_until("the deletion", || replica.ask("EXISTS jobs") == RedisValue::Number(0));
+    let nsqd = Nsqd::embedded(&[]);
+    nsqd.create("foo", "bridge");
+    publish(&nsqd, numbered(100));
+    let bridge = to_redis(&replica, &nsqd, "").start();
+    bridge.wait_to_say("this is a replica: name the master");
+    replica.ask("REPLICAOF NO ONE");
+    nsqd.wait_for_empty("foo", "bridge");
+    bridge.signal(Signal::SIGTERM);
+    let ended = succeeded(bridge.finish());
+    assert_eq!(ended.stderr.matches("this is a replica").count(), 1, "{}", ended.stderr);
+    assert_eq!(sorted(replica.entries("jobs")), sorted(numbered(100)));
+}
+
+#[test]
+fn a_list_whose_key_is_something_else_for_a_while_is_said_once_and_nothing_is_lost() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let nsqd = Nsqd::embedded(&[]);
+    nsqd.create("foo", "1");
+    let bridge = from_redis(&redis, &nsqd, "").start();
+    push(&redis, "LPUSH", &numbered(10));
+    wait_until("the first entries", || nsqd.published("foo") == 10);
+    redis.ask("SET jobs x");
+    bridge.wait_to_say("this key is no list: name another");
+    redis.ask("DEL jobs");
+    push(&redis, "LPUSH", &numbered(20)[10..]);
+    let seen = consumed(&nsqd, |seen| seen >= 20);
+    assert_eq!(seen.len(), 20);
+    bridge.signal(Signal::SIGTERM);
+    let ended = succeeded(bridge.finish());
+    assert_eq!(ended.stderr.matches("this key is no list").count(), 1, "{}", ended.stderr);
+    assert_eq!(redis.ask("KEYS *"), RedisValue::List(vec![]), "nothing is left behind");
+}
+
+#[test]
 fn a_stream_crosses_to_another_cluster_with_selected_messages() {
     needs!("nsqd");
     let (mut here, there) = (Nsqd::real(&[]), Nsqd::real(&[]));

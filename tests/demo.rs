@@ -44,6 +44,18 @@ fn the_demo_shows_a_sleeping_group_that_is_woken_and_loses_no_message() {
     }
     assert_eq!(ran.stdout.matches("woken by its socket").count(), 2, "two bursts");
     assert_eq!(ran.stdout.matches("asleep again").count(), 2);
+    // then broker and consumer sleep, and two messages start both
+    for (words, count) in [
+        ("0 processes\n", 3),
+        ("broker    started by the connection", 2),
+        ("reports   started by the broker's poke", 2),
+        ("after publishing began", 2),
+        ("reports   idle for 1 s: gone", 2),
+        ("broker    no client for 1 s: gone", 2),
+        ("0 processes: 2 messages started both", 1),
+    ] {
+        assert_eq!(ran.stdout.matches(words).count(), count, "{words} in\n{}", ran.stdout);
+    }
 }
 
 #[test]

@@ -87,6 +87,7 @@ mod touch;
 mod wakeup;
 mod wakeup_bad_input;
 mod wakeup_edge;
+mod wakeup_hosts;
 mod wakeup_listen;
 mod wakeup_outage;
 mod wakeup_thousand;

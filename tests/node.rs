@@ -1,6 +1,7 @@
 //! `mqueue node` on real brokers: exactly one node generates under crashes, pauses and disconnects.
 
 mod fleet;
+mod redis;
 
 use std::collections::HashSet;
 use std::time::Duration;

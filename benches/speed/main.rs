@@ -20,6 +20,7 @@ mod broker;
 mod bulk;
 #[cfg(feature = "tokio-nsq")]
 mod client;
+mod durable;
 mod exec;
 mod fanout;
 mod gateway;
@@ -72,6 +73,7 @@ fn main() {
         ("pipeline", pipeline::run),
         ("gateway", gateway::run),
         ("bridge", bridge::run),
+        ("durable", durable::run),
         #[cfg(feature = "tokio-nsq")]
         ("client", client::run),
         ("exec", exec::run),

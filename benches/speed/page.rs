@@ -74,6 +74,9 @@ fn machine() -> Vec<(String, String)> {
         ("node", said("node", &["--version"])),
         ("nsqjs", said("node", &["-p", &format!("require({:?}).version", nsqjs.display())])),
         ("tokio-nsq", locked("tokio-nsq").map(str::to_owned)),
+        ("Redis", said("redis-server", &["--version"])),
+        ("beanstalkd", said("beanstalkd", &["-v"])),
+        ("NATS", said(&peer("nats-server").unwrap_or_default().display().to_string(), &["--version"])),
     ] {
         found.extend(version.map(|version| (name.to_owned(), version)));
     }

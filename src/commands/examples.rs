@@ -84,7 +84,13 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 40] = [
         ],
     ),
     ("worker", &[("mqueue worker --handler exec:./work", "Run a command for each job of the gateway on this machine")]),
-    ("node", &[("mqueue node --stream foo --group 1 --mport 8081", "Run one node of a fleet")]),
+    (
+        "node",
+        &[
+            ("mqueue node --stream foo --group 1 --mport 8081", "Run one node of a fleet"),
+            ("mqueue node --store redis://localhost:6379 --mport 8081", "Run one whose events are in a list in Redis"),
+        ],
+    ),
     (
         "wakeup",
         &[
@@ -141,6 +147,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 40] = [
                 "mqueue errors --stream mail --redrive --filter timeout --dry-run",
                 "Count those that a redrive would publish",
             ),
+            ("mqueue errors --store redis://localhost:6379 --get", "Print and remove those of nodes on Redis"),
         ],
     ),
     ("bench", &[("mqueue bench both --rate 1000", "Measure latencies at 1000 messages a second")]),

@@ -24,7 +24,7 @@ const DIFFERENT: [(&str, &str); 11] = [
 /// Variables without the program's prefix: the names of the first commands, and of nsq's addresses.
 /// All others begin with `MQUEUE_`, because a COUNT, OUTPUT, FILE or LISTEN of the caller's shell
 /// is not meant for this program.
-const WITHOUT_PREFIX: [&str; 19] = [
+const WITHOUT_PREFIX: [&str; 23] = [
     "BUFFER_SIZE",
     "CHUNK_SIZE",
     "CONSUMER_MAX_GOROUTINES",
@@ -39,6 +39,10 @@ const WITHOUT_PREFIX: [&str; 19] = [
     "NSQD_HTTP_ADDRESS",
     "NSQD_TCP_ADDRESS",
     "PAYLOAD_KEYS",
+    "REDIS_ERROR_QUEUE",
+    "REDIS_POOL_SIZE",
+    "REDIS_QUEUE",
+    "REDIS_URL",
     "STREAM",
     "STREAMS_COUNT",
     "STREAM_INTERVAL",

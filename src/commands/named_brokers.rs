@@ -24,7 +24,11 @@ pub(crate) async fn complete(command: &mut CliCommand, named: Option<&ContextNam
     if let CliCommand::Node(args) = command {
         let args = &mut args.0;
         let token = &mut args.token;
+        args.broker.tls_elsewhere = args.store.uses_tls();
         args.broker.load_security(token.token_nsqd_http_address.as_mut())?;
+        if args.store.is_redis() {
+            return Ok(());
+        }
         if let (None, Some(http)) = (&token.token_nsqd_tcp_address, &token.token_nsqd_http_address) {
             token.token_nsqd_tcp_address = Some(tcp_address(http, "--token-nsqd-tcp-address").await?);
         }
@@ -33,9 +37,14 @@ pub(crate) async fn complete(command: &mut CliCommand, named: Option<&ContextNam
     if let CliCommand::Bridge(args) = command {
         args.0.broker.tls_elsewhere = args.0.uses_tls();
     }
+    let mut is_on_redis = false;
+    if let CliCommand::Errors(args) = command {
+        args.0.broker.tls_elsewhere = args.0.store.uses_tls();
+        is_on_redis = args.0.store.is_redis();
+    }
     let Some(args) = broker(command) else { return Ok(()) };
     args.load_security(None)?;
-    if asks_itself { Ok(()) } else { args.complete().await }
+    if asks_itself || is_on_redis { Ok(()) } else { args.complete().await }
 }
 
 /// True for commands that start a broker of their own if none is named, or put load on one: the

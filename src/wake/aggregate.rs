@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::arrivals::wakeup_of;
 use super::decide::{GroupName, GroupTotals};
+use super::hosts;
 use super::retry_name::origin_of;
 use crate::client::Address;
 use crate::proto::stats::{ChannelStats, Stats, TopicStats};
@@ -43,6 +45,10 @@ pub struct QueueTotals {
     /// Groups that only a retry stream has, and not their own stream: they get nothing that is
     /// published there. Those for which messages wait are among `groups`, too.
     pub only_retries: BTreeSet<GroupName>,
+    /// The numbers of the wakeups that listen to streams.
+    pub wakeups: BTreeSet<String>,
+    /// True if an nsqd has the channel whose clients are the hosts that wake the same groups.
+    pub has_host_list: bool,
     /// The names of all streams.
     known: BTreeSet<String>,
     /// True if every nsqd and nsqlookupd has answered: a group that is missing here does not exist.
@@ -62,6 +68,9 @@ impl QueueTotals {
         // a name that NSQ does not allow must not reach a log line
         for topic in stats.topics.iter().filter(|topic| TopicName::new(&topic.topic_name).is_ok()) {
             self.known.insert(topic.topic_name.clone());
+            self.has_host_list |= topic.topic_name == hosts::TOPIC;
+            let listeners = topic.channels.iter().filter(|channel| channel.client_count > 0);
+            self.wakeups.extend(listeners.filter_map(|c| wakeup_of(&c.channel_name)).map(str::to_owned));
             topic.channels.iter().filter(|channel| is_durable(channel)).for_each(|channel| self.group(topic, channel));
             if topic.channels.is_empty() && topic.depth > 0 {
                 let key = (http.to_owned(), topic.topic_name.clone());
@@ -195,6 +204,20 @@ mod tests {
         assert_eq!(poll.streams, BTreeSet::from([("nsqd1:4150".parse().unwrap(), "foo".to_owned())]));
         assert_eq!(poll.without_group[&("nsqd:4151".to_owned(), "foo".to_owned())], 7);
         assert_eq!(poll.groups.len(), 1, "{poll:?}");
+    }
+
+    #[test]
+    fn other_wakeups_are_seen_by_their_channels() {
+        let listening = |name: &str, clients| ChannelStats { client_count: clients, ..channel(name, 0, false) };
+        let channels =
+            [("wakeup-5c0d8f21#ephemeral", 1), ("wakeup-00000000#ephemeral", 0), ("wakeup-x", 1), ("mail", 2)];
+        let one = poll(&[channels.map(|(name, clients)| listening(name, clients)).to_vec()]);
+        assert_eq!(one.wakeups, BTreeSet::from(["5c0d8f21".to_owned()]));
+        assert!(!one.has_host_list);
+        let topic = TopicStats { topic_name: hosts::TOPIC.to_owned(), ..TopicStats::default() };
+        let mut poll = QueueTotals::default();
+        poll.add("a:1", None, &Stats { topics: std::iter::once(topic).collect(), ..Stats::default() });
+        assert!(poll.has_host_list && poll.groups.is_empty() && poll.without_group.is_empty(), "{poll:?}");
     }
 
     #[test]

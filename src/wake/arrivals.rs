@@ -16,9 +16,12 @@ use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::aggregate::is_durable;
+use super::retry_name::EPHEMERAL;
 use crate::client::{Address, ArrivalWatch, ConnectConfig, Error, Nsqd, StatsFilter};
 use crate::proto::{ChannelName, TopicName};
 
+/// The beginning of the names of wakeups' channels; the process's number follows.
+const CHANNEL_PREFIX: &str = "wakeup-";
 /// The pause after a failed subscription.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The maximum of subscriptions that are being set up at the same time.
@@ -43,9 +46,15 @@ pub enum ArrivalEvent {
     Failed(String),
 }
 
+/// Returns the number of the wakeup that has this channel; `None` for other channels.
+pub(super) fn wakeup_of(channel: &str) -> Option<&str> {
+    channel.strip_prefix(CHANNEL_PREFIX)?.strip_suffix(EPHEMERAL)
+}
+
 /// The ephemeral subscriptions of one wakeup.
 #[derive(Debug)]
 pub struct ArrivalSubscriptions {
+    id: String,
     channel: ChannelName,
     connect: ConnectConfig,
     events: UnboundedSender<ArrivalNews>,
@@ -60,8 +69,10 @@ impl ArrivalSubscriptions {
     /// Creates an empty set; `events` receives the events of each subscription; `connect` has
     /// the settings of the connections.
     pub fn new(events: UnboundedSender<ArrivalNews>, connect: ConnectConfig) -> Self {
-        let name = format!("wakeup-{:08x}#ephemeral", fastrand::u32(..));
+        let id = format!("{:08x}", fastrand::u32(..));
+        let name = format!("{CHANNEL_PREFIX}{id}{EPHEMERAL}");
         Self {
+            id,
             channel: ChannelName::new(&name).expect("letters, digits and a dash"),
             connect,
             events,
@@ -70,6 +81,11 @@ impl ArrivalSubscriptions {
             subscribed: BTreeMap::new(),
             established: Arc::new(()),
         }
+    }
+
+    /// Returns the number of this process, which its channel's name contains.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Subscribes to exactly these streams; `http` returns the HTTP API of the nsqd at an address.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::hosts::{self, ListedHost};
 use super::outage::Outage;
 use crate::client::{Address, HttpError, Lookupd, Nsqd, StatsFilter};
+use crate::proto::TopicName;
 use crate::proto::stats::{Lookup, Producer, Stats};
 
 /// An answer, with its sender.
@@ -16,8 +18,8 @@ pub enum BrokerAnswer {
     Lookupd { index: usize, result: Result<BTreeSet<String>, HttpError> },
 }
 
-/// An nsqd's identity and statistics.
-pub type NsqdAnswer = Box<(NsqdInfo, Stats)>;
+/// An nsqd's identity and statistics, and the hosts that it lists, if they were asked for.
+pub type NsqdAnswer = Box<(NsqdInfo, Stats, Vec<ListedHost>)>;
 
 /// The result of `/info`, which an nsqd is asked for once.
 #[derive(Debug, Clone)]
@@ -54,24 +56,29 @@ pub struct PolledNsqd {
     pub trouble: Outage,
     /// The last answer and its time. A silent nsqd keeps its last known queues.
     pub last: Option<(Stats, Instant)>,
+    /// The hosts in the last answer.
+    pub hosts: Vec<ListedHost>,
     pub is_asked: bool,
 }
 
 impl PolledNsqd {
     pub fn new(http: Nsqd, is_named: bool) -> Self {
-        Self { http, is_named, info: None, identity: None, trouble: Outage::default(), last: None, is_asked: false }
+        let (trouble, hosts) = (Outage::default(), Vec::new());
+        Self { http, is_named, info: None, identity: None, trouble, last: None, hosts, is_asked: false }
     }
 
-    /// Sends a request, unless one is pending.
-    pub fn ask(&mut self, asking: &mut JoinSet<BrokerAnswer>) {
+    /// Sends a request, unless one is pending; with `hosts`, also for the hosts that wake the same
+    /// groups.
+    pub fn ask(&mut self, hosts: bool, asking: &mut JoinSet<BrokerAnswer>) {
         if self.is_asked {
             return;
         }
         self.is_asked = true;
         let (http, info) = (self.http.clone(), self.info.clone());
+        let hosts = hosts.then(|| self.hosts.clone());
         asking.spawn(async move {
             let start = Instant::now();
-            let result = fetch(&http, info).await;
+            let result = fetch(&http, info, hosts).await;
             BrokerAnswer::Nsqd { name: http.to_string(), took: start.elapsed(), result }
         });
     }
@@ -92,7 +99,7 @@ impl PolledNsqd {
     }
 }
 
-async fn fetch(http: &Nsqd, info: Option<NsqdInfo>) -> Result<NsqdAnswer, HttpError> {
+async fn fetch(http: &Nsqd, info: Option<NsqdInfo>, hosts: Option<Vec<ListedHost>>) -> Result<NsqdAnswer, HttpError> {
     let info = match info {
         Some(info) => info,
         None => {
@@ -103,7 +110,20 @@ async fn fetch(http: &Nsqd, info: Option<NsqdInfo>) -> Result<NsqdAnswer, HttpEr
             }
         }
     };
-    Ok(Box::new((info, http.stats(&StatsFilter::default()).await?)))
+    let stats = http.stats(&StatsFilter::default()).await?;
+    let hosts = match hosts {
+        Some(known) => fetch_hosts(http, &known).await?,
+        None => Vec::new(),
+    };
+    Ok(Box::new((info, stats, hosts)))
+}
+
+async fn fetch_hosts(http: &Nsqd, known: &[ListedHost]) -> Result<Vec<ListedHost>, HttpError> {
+    let topic = TopicName::new(hosts::TOPIC).expect("a valid name");
+    let stats = http.stats(&StatsFilter { topic: Some(topic), clients: true, ..StatsFilter::default() }).await?;
+    let channels = stats.topics.iter().flat_map(|topic| topic.channels.iter());
+    let channels = channels.filter(|channel| channel.channel_name == hosts::CHANNEL);
+    Ok(hosts::listed(channels.flat_map(|channel| channel.clients.iter()), known))
 }
 
 /// An nsqlookupd that is polled, and the HTTP addresses of the nsqds that it listed last.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::hosts::HostTurns;
 use super::poke_history::PokeHistory;
 use crate::plural::count;
 
@@ -34,6 +35,8 @@ pub type GroupName = (String, String);
 pub struct WakeSnapshot {
     pub groups: BTreeMap<GroupName, GroupTotals>,
     pub sockets: HashMap<String, Vec<PathBuf>>,
+    /// The turns of the hosts that wake the same groups.
+    pub turns: HostTurns,
 }
 
 impl WakeSnapshot {
@@ -42,10 +45,16 @@ impl WakeSnapshot {
         self.of_stream(stream).filter(|(name, group)| self.sleeps(name, group)).map(|(name, _)| name)
     }
 
-    /// True if a message published to this stream would wait in a sleeping group that is empty now.
-    /// A group that has messages is poked for those.
+    /// True if a message published to this stream would wait in a sleeping group that is empty now,
+    /// and that this host is the first to wake. A group that has messages is poked for those.
     pub fn wants_arrivals(&self, stream: &str) -> bool {
-        self.of_stream(stream).any(|(name, group)| group.depth == 0 && self.sleeps(name, group))
+        let mut groups = self.of_stream(stream);
+        groups.any(|(name, group)| group.depth == 0 && self.sleeps(name, group) && self.is_first(name))
+    }
+
+    /// True if this host is the first to wake a group.
+    fn is_first(&self, name: &GroupName) -> bool {
+        self.sockets.get(&name.1).is_some_and(|sockets| self.turns.is_first(name, sockets.len()))
     }
 
     /// True for a group that has a socket and no consumer, and is not paused.
@@ -115,8 +124,14 @@ pub fn decide(snapshot: &WakeSnapshot, per_consumer: u64, history: &mut PokeHist
                 false => history.consumer_came(socket, name, now),
             }
         }
+        if !snapshot.turns.is_alone() {
+            let is_short = missing(snapshot, name, group, sockets.len(), per_consumer).is_some();
+            let was_served = group.clients == 0 && before != Some(group.deliveries);
+            history.consumers_are_missing(name, is_short, was_served, now);
+        }
         let reason = WakeReason::Waiting { depth: group.depth, clients: group.clients };
-        for socket in wanted(snapshot, name, group, per_consumer).into_iter().flatten() {
+        let polls = snapshot.turns.polls(history.missing_for(name, now));
+        for socket in wanted(snapshot, name, group, per_consumer, polls).into_iter().flatten() {
             if history.may_poke(socket, name, now) {
                 wakes.push(Wake::new(name, socket, reason));
             }
@@ -126,24 +141,43 @@ pub fn decide(snapshot: &WakeSnapshot, per_consumer: u64, history: &mut PokeHist
     wakes
 }
 
-/// Returns the sockets that the group's depth calls for, one for `per_consumer` messages; `None` if
-/// it has enough consumers.
+/// Returns this host's sockets that the group's depth calls for, one for `per_consumer` messages;
+/// `None` if the group has enough consumers, or other hosts have their turn. `polls` is the number of
+/// polls for which consumers have been missing.
 pub fn wanted<'a>(
     snapshot: &'a WakeSnapshot,
     name: &GroupName,
     group: &GroupTotals,
     per_consumer: u64,
+    polls: u64,
 ) -> Option<&'a [PathBuf]> {
     let sockets = snapshot.sockets.get(&name.1)?;
-    let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets.len());
-    let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
-    (!group.paused && wanted > consumers).then(|| &sockets[..wanted])
+    let wanted = missing(snapshot, name, group, sockets.len(), per_consumer)?;
+    let share = snapshot.turns.share(name, sockets.len(), wanted, polls);
+    (share > 0).then(|| &sockets[..share])
 }
 
-/// Returns the sockets to poke as a message was published to this stream.
+/// Returns the number of consumers that the group's depth calls for on all hosts; `None` if it has
+/// them. `own` is the number of this host's sockets.
+fn missing(
+    snapshot: &WakeSnapshot,
+    name: &GroupName,
+    group: &GroupTotals,
+    own: usize,
+    per_consumer: u64,
+) -> Option<usize> {
+    let sockets = snapshot.turns.sockets(name, own);
+    let wanted = usize::try_from(group.depth.div_ceil(per_consumer)).unwrap_or(usize::MAX).min(sockets);
+    let consumers = usize::try_from(group.clients).unwrap_or(usize::MAX);
+    (!group.paused && wanted > consumers).then_some(wanted)
+}
+
+/// Returns the sockets to poke as a message was published to this stream: those of the groups that
+/// this host is the first to wake.
 pub fn decide_arrival(stream: &str, snapshot: &WakeSnapshot, history: &mut PokeHistory, now: Instant) -> Vec<Wake> {
     let first = |name: &GroupName| snapshot.sockets.get(&name.1).and_then(|sockets| sockets.first());
-    let asleep = snapshot.asleep(stream).filter_map(|name| Some((name, first(name)?)));
+    let asleep = snapshot.asleep(stream).filter(|name| snapshot.is_first(name));
+    let asleep = asleep.filter_map(|name| Some((name, first(name)?)));
     asleep
         .filter(|(name, socket)| history.may_poke(socket, name, now))
         .map(|(name, socket)| Wake::new(name, socket, WakeReason::Arrived))

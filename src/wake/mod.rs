@@ -10,6 +10,8 @@ pub mod arrivals;
 pub mod broker;
 pub mod decide;
 pub mod fleet;
+pub mod host_listing;
+pub mod hosts;
 #[doc(hidden)]
 pub mod many_groups;
 pub mod outage;

@@ -24,6 +24,8 @@ pub struct PokeHistory {
     pub sockets: HashMap<PathBuf, HashMap<GroupName, PokePace>>,
     /// The delivery count of each group at the last poll.
     pub deliveries: HashMap<GroupName, u64>,
+    /// Since when groups have too few consumers, if several hosts wake them.
+    missing: HashMap<GroupName, Instant>,
     woken: Vec<WokenConsumer>,
 }
 
@@ -95,6 +97,34 @@ impl PokeHistory {
         }
     }
 
+    /// Records whether the group has too few consumers. `was_served` is true if it had one since the
+    /// last poll, and has none now: what waits now has not waited for long.
+    pub fn consumers_are_missing(&mut self, group: &GroupName, is_short: bool, was_served: bool, now: Instant) {
+        if !is_short {
+            self.missing.remove(group);
+        } else if was_served || !self.missing.contains_key(group) {
+            self.missing.insert(group.clone(), now);
+        }
+    }
+
+    /// Returns for how long the group has had too few consumers.
+    pub fn missing_for(&self, group: &GroupName, now: Instant) -> Duration {
+        self.missing.get(group).map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
+    }
+
+    /// Returns the groups that wait for consumers which this host is to start now, and their sockets.
+    pub fn waiting<'a>(
+        &self,
+        snapshot: &'a WakeSnapshot,
+        per_consumer: u64,
+        now: Instant,
+    ) -> impl Iterator<Item = (&'a GroupName, &'a [PathBuf])> {
+        snapshot.groups.iter().filter_map(move |(name, group)| {
+            let polls = snapshot.turns.polls(self.missing_for(name, now));
+            Some((name, wanted(snapshot, name, group, per_consumer, polls)?))
+        })
+    }
+
     fn pace_mut(&mut self, socket: &PathBuf, group: &GroupName) -> Option<&mut PokePace> {
         self.sockets.get_mut(socket)?.get_mut(group)
     }
@@ -112,10 +142,7 @@ impl PokeHistory {
         per_consumer: u64,
         now: Instant,
     ) -> Vec<(&'a GroupName, &'a PathBuf, PokePace)> {
-        let waiting = snapshot
-            .groups
-            .iter()
-            .filter_map(|(name, group)| Some((name, wanted(snapshot, name, group, per_consumer)?)));
+        let waiting = self.waiting(snapshot, per_consumer, now);
         let pokes = waiting.flat_map(|(name, sockets)| sockets.iter().map(move |socket| (name, socket)));
         let in_vain = |pace: &PokePace| {
             pace.pokes > UNANSWERED_AFTER.1
@@ -139,10 +166,7 @@ impl PokeHistory {
     /// Returns the earliest time at which a group that still waits may be poked; pokes that are due
     /// at about the same time share one poll.
     pub fn due(&self, snapshot: &WakeSnapshot, per_consumer: u64, now: Instant) -> Option<Instant> {
-        let waiting = snapshot
-            .groups
-            .iter()
-            .filter_map(|(name, group)| Some((name, wanted(snapshot, name, group, per_consumer)?)));
+        let waiting = self.waiting(snapshot, per_consumer, now);
         let due = |(name, sockets): (&GroupName, &[PathBuf])| {
             sockets.iter().filter_map(|socket| self.next(socket, name)).min()
         };
@@ -168,6 +192,7 @@ impl PokeHistory {
             return;
         }
         self.deliveries.retain(|name, _| snapshot.groups.contains_key(name));
+        self.missing.retain(|name, _| snapshot.groups.contains_key(name));
         for paces in self.sockets.values_mut() {
             paces.retain(|name, _| snapshot.groups.contains_key(name));
         }

@@ -8,7 +8,7 @@ use crate::proto::{ChannelName, TopicName};
 const END: &str = ".retry";
 const HASH_DIGITS: usize = 16;
 const MAX_NAME: usize = 64;
-const EPHEMERAL: &str = "#ephemeral";
+pub(super) const EPHEMERAL: &str = "#ephemeral";
 
 /// Returns the name of the retry stream of `group` of `stream`: both names, as far as there is
 /// room, and a hash that tells `a.b` and `c` from `a` and `b.c`.
@@ -22,7 +22,7 @@ pub fn stream_of(stream: &TopicName, group: &ChannelName) -> TopicName {
 }
 
 /// FNV-1a, a hash that is the same on every machine and in every version.
-fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+pub(super) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -5,19 +5,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Mqueue, Nsqd, Wire, mqueue, wait_until};
+use crate::support::{Mqueue, Nsqd, Redis, Wire, mqueue, wait_until};
 
 /// `mqueue node` for an nsqd, with further arguments.
 pub fn node(tcp: &str, nsqd: &Nsqd, args: &str) -> Mqueue {
     mqueue(&format!("node --nsqd-tcp-address {tcp} --nsqd-http-address {} {args}", nsqd.http())).env("MPORT", "0")
 }
 
-/// Nodes of stream `foo` and group `1`.
+/// Nodes of stream `foo` and group `1`, or of list `foo`.
 pub struct Fleet {
     pub nodes: Vec<Mqueue>,
     pub proxies: Vec<Wire>,
     args: String,
-    http: String,
+    /// The flags for the store behind this address.
+    store: Box<dyn Fn(&str) -> String>,
     /// The logs of replaced nodes.
     replaced_logs: String,
 }
@@ -25,17 +26,28 @@ pub struct Fleet {
 impl Fleet {
     /// Starts `count` nodes with this ping interval in seconds.
     pub fn start(nsqd: &Nsqd, count: usize, ping_interval: u32, args: &str) -> Self {
-        let proxies: Vec<Wire> = (0..count).map(|_| Wire::to(nsqd.tcp())).collect();
-        let args = format!("--stream foo --group 1 --ping-interval {ping_interval} {args}");
         let http = nsqd.http();
-        let mut fleet = Self { nodes: Vec::new(), proxies, args, http, replaced_logs: String::new() };
+        let store = move |tcp: &str| format!("--nsqd-tcp-address {tcp} --nsqd-http-address {http} --group 1");
+        Self::of(&nsqd.tcp(), Box::new(store), count, ping_interval, args)
+    }
+
+    /// Starts them on Redis.
+    pub fn on_redis(redis: &Redis, count: usize, ping_interval: u32, args: &str) -> Self {
+        let store = |address: &str| format!("--store redis://{address}");
+        Self::of(&format!("127.0.0.1:{}", redis.port()), Box::new(store), count, ping_interval, args)
+    }
+
+    fn of(target: &str, store: Box<dyn Fn(&str) -> String>, count: usize, ping_interval: u32, args: &str) -> Self {
+        let proxies: Vec<Wire> = (0..count).map(|_| Wire::to(target.to_owned())).collect();
+        let args = format!("--stream foo --ping-interval {ping_interval} {args}");
+        let mut fleet = Self { nodes: Vec::new(), proxies, args, store, replaced_logs: String::new() };
         fleet.nodes = (0..count).map(|at| fleet.node(at)).collect();
         fleet
     }
 
     fn node(&self, at: usize) -> Mqueue {
-        let broker = format!("--nsqd-tcp-address {} --nsqd-http-address {}", self.proxies[at].address(), self.http);
-        mqueue(&format!("node {broker} {}", self.args)).env("MPORT", "0").start()
+        let store = (self.store)(self.proxies[at].address());
+        mqueue(&format!("node {store} {}", self.args)).env("MPORT", "0").start()
     }
 
     /// Replaces a killed node by a new one.
@@ -127,8 +139,18 @@ impl EventAuditor {
         nsqd.wait_for_empty("foo", "judge");
         self.0.signal(Signal::SIGTERM);
         let lines = self.0.finish().stdout;
+        EventSummary::of(lines.lines())
+    }
+}
+
+impl EventSummary {
+    /// Checks that epochs do not overlap, and that no event is missing or duplicated.
+    #[track_caller]
+    pub fn of<'a>(lines: impl Iterator<Item = &'a str>) -> Self {
+        let mut count = 0;
         let mut epochs: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
-        for line in lines.lines() {
+        for line in lines {
+            count += 1;
             let words: Vec<&str> = line.split(' ').collect();
             let [timestamp, epoch, sequence] = [1, 2, 3].map(|at| words[at].parse::<u64>().expect("a number"));
             let twice = epochs.entry(epoch).or_default().insert(sequence, timestamp);
@@ -146,6 +168,6 @@ impl EventAuditor {
             }
         }
         let longest_gap = Duration::from_millis(longest_gap);
-        EventSummary { events: lines.lines().count(), epochs: epochs.len(), longest_gap }
+        Self { events: count, epochs: epochs.len(), longest_gap }
     }
 }

@@ -29,7 +29,8 @@ const run = (mode) => new Promise((resolve) => {
       message.requeue(200, false)
       return
     }
-    const late = name !== 'deferred' || Date.now() - Number(message.timestamp) / 1e6 >= 300
+    // Date.now() is cut to whole milliseconds
+    const late = name !== 'deferred' || Date.now() + 1 - Number(message.timestamp) / 1e6 >= 300
     const whole = rest.join(':') === mode.body
     handled.push(`${topic} ${name} ${message.attempts} ${late ? 'in time' : 'too early'}${whole ? '' : ', damaged'}`)
     message.finish()

@@ -143,7 +143,7 @@ impl Chromium {
 
 /// The folder for pictures: that of the repository if `MQUEUE_SCREENSHOTS` is set.
 pub fn pictures() -> Option<PathBuf> {
-    std::env::var_os("MQUEUE_SCREENSHOTS").map(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("data/images"))
+    std::env::var_os("MQUEUE_SCREENSHOTS").map(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images"))
 }
 
 impl Drop for Chromium {

@@ -36,7 +36,7 @@ pub use self::fake_cluster::FakeCluster;
 pub use self::gateway::{Gateway, Worker};
 pub use self::liar::{Liar, Rest};
 pub use self::mode::{Mode, SECRET, SecuredServer, Tls};
-pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, program};
+pub use self::mqueue::{Finished, Mqueue, consumer, is_optimised, mqueue, processor_time, program};
 pub use self::nsq::{CONFIG_OPTIONS, Lookupd, Nsqd, get, peer, request};
 pub use self::redis::{Redis, RedisClient, RedisValue};
 pub use self::tmux::{Tmux, has_tmux};

@@ -539,6 +539,11 @@ impl Log for DiskLog {
         self.segments.next_compaction(is_full, self.relocation_limit())
     }
 
+    fn checkpoint(&mut self) -> io::Result<()> {
+        self.flush()?;
+        inspect::write_checkpoint(&self.path)
+    }
+
     fn usage(&self) -> LogUsage {
         let (bytes, live_bytes, segments) = self.segments.usage();
         let (reserve_bytes, disk) = (self.reserve.left(), disk(&self.path));

@@ -48,6 +48,12 @@ pub(super) trait PayloadWriter {
         self.put_u64(due.map_or(0, |due| due.0.max(1)));
     }
 
+    fn put_copy(&mut self, copy: &ChannelCopy) {
+        self.put_u32(copy.channel.0);
+        self.put_u16(copy.attempts);
+        self.put_due(copy.due);
+    }
+
     fn put_holder(&mut self, holder: MessageHolder) {
         self.put_u8(match holder {
             MessageHolder::Topic => 0,
@@ -135,9 +141,7 @@ pub(super) fn put_relocated_head(out: &mut Vec<u8>, messages: &Relocated<'_>) {
     out.put_u32(messages.bodies.count());
     out.put_u32(u32::try_from(messages.copies.len()).expect("there are fewer than 2^32 copies"));
     for CopyRun { copy, index, count } in messages.copies {
-        out.put_u32(copy.channel.0);
-        out.put_u16(copy.attempts);
-        out.put_due(copy.due);
+        out.put_copy(copy);
         out.put_u32(*index);
         out.put_u32(*count);
     }
@@ -173,13 +177,13 @@ fn put_named(out: &mut Vec<u8>, id: u32, paused: bool, name: &str) {
 pub(super) struct PayloadReader<'a>(pub(super) &'a [u8]);
 
 impl<'a> PayloadReader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedRecord> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedRecord> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(MalformedRecord)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], MalformedRecord> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], MalformedRecord> {
         self.take(N)?.try_into().map_err(|_| MalformedRecord)
     }
 
@@ -187,15 +191,15 @@ impl<'a> PayloadReader<'a> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn u32(&mut self) -> Result<u32, MalformedRecord> {
+    pub(super) fn u32(&mut self) -> Result<u32, MalformedRecord> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, MalformedRecord> {
+    pub(super) fn u64(&mut self) -> Result<u64, MalformedRecord> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn bool(&mut self) -> Result<bool, MalformedRecord> {
+    pub(super) fn bool(&mut self) -> Result<bool, MalformedRecord> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -203,7 +207,7 @@ impl<'a> PayloadReader<'a> {
         }
     }
 
-    fn due(&mut self) -> Result<Option<UnixMillis>, MalformedRecord> {
+    pub(super) fn due(&mut self) -> Result<Option<UnixMillis>, MalformedRecord> {
         Ok(Some(self.u64()?).filter(|due| *due != 0).map(UnixMillis))
     }
 
@@ -228,7 +232,7 @@ impl<'a> PayloadReader<'a> {
         Ok(CopyRun { copy: self.copy()?, index: self.u32()?, count: self.u32()? })
     }
 
-    fn copy(&mut self) -> Result<ChannelCopy, MalformedRecord> {
+    pub(super) fn copy(&mut self) -> Result<ChannelCopy, MalformedRecord> {
         let channel = ChannelId(self.u32()?);
         Ok(ChannelCopy { channel, attempts: self.array().map(u16::from_le_bytes)?, due: self.due()? })
     }

@@ -11,8 +11,10 @@ use crate::proto::TopicName;
 /// each problem.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Files read.
+    /// Segments of the log.
     pub segments: u32,
+    /// True if a checkpoint was read in place of the segments.
+    pub is_from_checkpoint: bool,
     /// Bytes read.
     pub bytes: u64,
     /// Messages held by a topic or a channel.
@@ -89,10 +91,13 @@ impl RecoveryReport {
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segments, bytes, messages, took, .. } = self;
+        let Self { segments, is_from_checkpoint, bytes, messages, took, .. } = self;
         let (mb, seconds) = (*bytes as f64 / 1e6, took.as_secs_f64());
         let speed = mb / seconds.max(1e-6);
         let (messages, segments) = (count(*messages, "message"), count(*segments, "segment"));
+        if *is_from_checkpoint {
+            return write!(f, "{messages} from the checkpoint of {segments} in {seconds:.3} s");
+        }
         write!(f, "{messages} from {segments}, {mb:.1} MB in {seconds:.3} s ({speed:.0} MB/s)")
     }
 }

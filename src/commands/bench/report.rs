@@ -189,6 +189,6 @@ pub(super) fn figure(number: f64) -> String {
 }
 
 fn quantiles(of: Option<Quantiles>) -> [String; 4] {
-    let Some(Quantiles { p50, p95, p99, max }) = of else { return ["-"; 4].map(str::to_owned) };
+    let Some(Quantiles { p50, p95, p99, max, .. }) = of else { return ["-"; 4].map(str::to_owned) };
     [p50, p95, p99, max].map(|ms| InMillis(ms).to_string())
 }

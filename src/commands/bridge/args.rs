@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::redis_list::RedisList;
 use crate::commands::common::broker_args;
 use crate::commands::common::metrics::listen_args::ListenArgs;
+use crate::commands::common::redis::RedisList;
 use crate::commands::common::values::{duration, rate, whole};
 use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::client::{Address, Lookupd};

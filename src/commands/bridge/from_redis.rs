@@ -1,30 +1,22 @@
-//! From a list in Redis to a stream: batches are moved aside in Redis, published, and then deleted.
-//!
-//! ```text
-//!  LIST ──script: LMOVE × n──▶ {LIST}:mqueue:batch:ID.7 ──▶ PUB … OK ──▶ DEL
-//!                                      │
-//!   the bridge dies ──▶ {LIST}:mqueue:alive:ID expires ──▶ another bridge renames the batch, and publishes it
-//! ```
-//!
-//! A batch has a key that is never used again. A bridge that was thought dead and goes on deletes
-//! only batches that it has published itself, and one that was taken over is gone: messages are
-//! published twice at worst.
+//! From a list in Redis to a stream: batches are set aside in Redis, published, and then deleted
+//! ([`ListBatches`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::pacer::Pacer;
-use super::redis_connection::{RedisConnection, RedisError, RedisServer};
-use super::resp::RedisReply;
 use crate::commands::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::publish_meter::PublishMeter;
 use crate::commands::common::notice::Notice;
+use crate::commands::common::redis::{
+    LOOK_INTERVAL, ListBatches, RedisConnection, RedisError, RedisReply, RedisServer, texts,
+};
 use mqueue::backoff::Backoff;
 use mqueue::client::{PublishError, PublishManyError, Publisher};
 use mqueue::plural::count;
@@ -32,51 +24,12 @@ use mqueue::proto::{ErrorCode, TopicName};
 
 /// Batches that are published at once.
 const MAX_PUBLISHING: usize = 4;
-/// Bytes of a batch, which its last entry may exceed.
-const BATCH_BYTES: usize = 4 << 20;
-/// Time after which a bridge that does not renew its key counts as dead.
-const ALIVE_FOR: Duration = Duration::from_secs(10);
-/// Interval of renewing the key.
-const BEAT_INTERVAL: Duration = Duration::from_secs(2);
-/// Interval of looking for batches of dead bridges.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest wait of Redis for an entry; Ctrl-C waits as long.
-const BLOCK_SECONDS: &str = "0.5";
 /// Wait for an entry where Redis cannot wait, or while batches are published.
 const SHORT_WAIT: Duration = Duration::from_millis(20);
 /// First and longest pause before Redis is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The first line of scripts that also run while Redis is full, for Redis 7 and later: a bridge makes
-/// room.
-const ALSO_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
-/// Moves entries to a batch, which is registered first. KEYS: the list, the batch, the set of batches;
-/// ARGV: the batch's name, most entries, most bytes, the end to take from.
-const TAKE: &str = "
-if redis.call('LLEN', KEYS[1]) == 0 then return {} end
-redis.call('SADD', KEYS[3], ARGV[1])
-local taken, bytes = {}, 0
-while #taken < tonumber(ARGV[2]) and bytes < tonumber(ARGV[3]) do
-  local entry = redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[4], 'RIGHT')
-  if not entry then break end
-  taken[#taken + 1] = entry
-  bytes = bytes + #entry
-end
-return taken";
-/// Renews the key that shows that this bridge lives. KEYS: the key; ARGV: milliseconds.
-const BEAT: &str = "return redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])";
-/// Takes over a batch, unless another bridge was first. KEYS: the batch, its new key, the set of
-/// batches; ARGV: its name, its new name.
-const TAKE_OVER: &str = "
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('SREM', KEYS[3], ARGV[1])
-  return 0
-end
-redis.call('SADD', KEYS[3], ARGV[2])
-redis.call('RENAME', KEYS[1], KEYS[2])
-redis.call('SREM', KEYS[3], ARGV[1])
-return 1";
 /// Keeps an entry that nsqd refuses. KEYS: the list of them; ARGV: the entry.
 const KEEP_REFUSED: &str = "return redis.call('RPUSH', KEYS[1], ARGV[1])";
 
@@ -122,9 +75,7 @@ pub(super) struct FromRedis {
     publisher: Publisher,
     meter: Option<Arc<PublishMeter>>,
     limits: TakeLimits,
-    /// The name of this run of a bridge.
-    id: String,
-    next: u64,
+    batches: ListBatches,
     publishing: JoinSet<PublishedBatch>,
     /// Batches whose entries are all published or kept elsewhere: to delete.
     done: Vec<String>,
@@ -132,8 +83,6 @@ pub(super) struct FromRedis {
     refused: VecDeque<TakenBatch>,
     /// Batches of this bridge whose entries it does not have.
     unread: Vec<String>,
-    /// False for a Redis before 7, whose scripts have no flags.
-    has_flags: bool,
     taken: u64,
     totals: TakeTotals,
     /// The same number as in the totals, for others to read meanwhile.
@@ -155,18 +104,16 @@ impl FromRedis {
     ) -> Self {
         let pacer = limits.rate.map(|rate| Pacer::new(rate, Instant::now()));
         Self {
+            batches: ListBatches::new(server.list.clone(), limits.end),
             server,
             stream,
             publisher,
             meter,
             limits,
-            id: format!("{:016x}", fastrand::u64(..)),
-            next: 1,
             publishing: JoinSet::new(),
             done: Vec::new(),
             refused: VecDeque::new(),
             unread: Vec::new(),
-            has_flags: true,
             taken: 0,
             totals: TakeTotals::default(),
             published: Arc::default(),
@@ -234,7 +181,7 @@ impl FromRedis {
         stop: &CancellationToken,
         has_worked: &mut bool,
     ) -> Result<(), RedisError> {
-        let (mut beat_at, mut look_at) = (Instant::now(), Instant::now());
+        let mut look_at = Instant::now();
         loop {
             self.collect_published();
             if self.fatal.is_some() {
@@ -244,15 +191,11 @@ impl FromRedis {
             let now = Instant::now();
             let is_stopping = stop.is_cancelled() || self.is_at_end();
             if is_stopping && self.publishing.is_empty() && self.done.is_empty() {
-                redis.ask(&[b"DEL", self.key("alive", &self.id).as_bytes()]).await?;
-                return Ok(());
-            }
-            let is_beat = beat_at <= now;
-            if is_beat {
-                beat_at = now + BEAT_INTERVAL;
+                self.batches.add_end(redis);
+                return redis.run().await.map(drop);
             }
             let most = if is_stopping { 0 } else { self.room(now) };
-            let taken = self.exchange(redis, is_beat, most).await?;
+            let taken = self.exchange(redis, most).await?;
             *has_worked = true;
             if self.redis_away.ends() {
                 tracing::info!("Redis answers again");
@@ -267,7 +210,7 @@ impl FromRedis {
                 }
             }
             if taken == 0 {
-                self.wait(redis, most > 0, beat_at).await?;
+                self.wait(redis, most > 0).await?;
             }
         }
     }
@@ -290,23 +233,12 @@ impl FromRedis {
 
     /// Deletes what is published, shows that this bridge lives, and takes at most `most` entries, in
     /// one pipeline. Returns the number of entries.
-    async fn exchange(&mut self, redis: &mut RedisConnection, is_beat: bool, most: u64) -> Result<usize, RedisError> {
-        let batches = self.set_of_batches();
-        for name in &self.done {
-            redis.add(&[b"DEL", self.key("batch", name).as_bytes()]);
-            redis.add(&[b"SREM", batches.as_bytes(), name.as_bytes()]);
-        }
-        if is_beat {
-            let millis = ALIVE_FOR.as_millis().to_string();
-            self.add_script(redis, BEAT, &[&self.key("alive", &self.id)], &[millis.as_bytes()]);
-        }
-        let name = format!("{}.{}", self.id, self.next);
+    async fn exchange(&mut self, redis: &mut RedisConnection, most: u64) -> Result<usize, RedisError> {
+        self.done.iter().for_each(|name| self.batches.add_delete(redis, name));
+        self.batches.add_alive_if_due(redis);
+        let name = self.batches.new_name();
         if most > 0 {
-            self.next += 1;
-            let (list, batch) = (self.server.list.key.clone(), self.key("batch", &name));
-            let arguments = [name.clone(), most.to_string(), BATCH_BYTES.to_string(), self.limits.end.to_owned()];
-            let arguments = arguments.each_ref().map(String::as_bytes);
-            self.add_script(redis, TAKE, &[&list, &batch, &batches], &arguments);
+            self.batches.add_take(redis, &name, most);
             // until the reply has come, the entries may have been moved
             self.unread.push(name.clone());
         }
@@ -314,8 +246,7 @@ impl FromRedis {
         let taken = if most > 0 { replies.pop() } else { None };
         for reply in replies.into_iter().chain(taken.iter().filter(|it| matches!(it, RedisReply::Error(_))).cloned()) {
             if let RedisReply::Error(error) = reply {
-                if self.has_flags && error.contains("compiling") {
-                    self.has_flags = false;
+                if self.batches.is_without_flags(&error) {
                     self.unread.retain(|unread| *unread != name);
                     return Ok(0);
                 }
@@ -356,7 +287,14 @@ impl FromRedis {
     /// Takes the batches that nsqd has answered.
     fn collect_published(&mut self) {
         while let Some(published) = self.publishing.try_join_next() {
-            self.settle(published.expect("a batch does not panic"));
+            self.settle_joined(published);
+        }
+    }
+
+    fn settle_joined(&mut self, published: Result<PublishedBatch, JoinError>) {
+        match published {
+            Ok(published) => self.settle(published),
+            Err(error) => drop(self.fatal.get_or_insert(bug(&error))),
         }
     }
 
@@ -404,7 +342,7 @@ impl FromRedis {
         let kept = self.server.list.key_of("refused");
         while let Some(batch) = self.refused.front() {
             for (entry, _) in &batch.refused {
-                self.add_script(redis, KEEP_REFUSED, &[&kept], &[entry]);
+                self.batches.add_script(redis, KEEP_REFUSED, &[&kept], &[entry]);
             }
             for reply in redis.run().await? {
                 if let RedisReply::Error(error) = reply {
@@ -428,11 +366,7 @@ impl FromRedis {
     /// were taken over.
     async fn read_unread(&mut self, redis: &mut RedisConnection) -> Result<(), RedisError> {
         while let Some(name) = self.unread.last().cloned() {
-            let reply = redis.ask(&[b"LRANGE", self.key("batch", &name).as_bytes(), b"0", b"-1"]).await?;
-            if let RedisReply::Error(error) = reply {
-                return Err(redis.refused(error));
-            }
-            let entries = texts(reply).ok_or_else(|| redis.malformed())?;
+            let entries = self.batches.read(redis, &name).await?;
             self.unread.pop();
             if self.publish_entries(name.clone(), entries) == 0 {
                 self.done.push(name);
@@ -443,88 +377,39 @@ impl FromRedis {
 
     /// Takes over batches of dead bridges, while there is room. Returns true if there are more.
     async fn take_over(&mut self, redis: &mut RedisConnection) -> Result<bool, RedisError> {
-        let batches = self.set_of_batches();
-        let names = match redis.ask(&[b"SMEMBERS", batches.as_bytes()]).await? {
-            RedisReply::Error(error) => return Err(redis.refused(error)),
-            reply => texts(reply).ok_or_else(|| redis.malformed())?,
-        };
-        let mut by_owner: HashMap<String, Vec<String>> = HashMap::new();
-        for name in names.iter().filter_map(|name| str::from_utf8(name).ok()) {
-            let owner = name.split('.').next().unwrap_or_default();
-            if owner != self.id {
-                by_owner.entry(owner.to_owned()).or_default().push(name.to_owned());
+        for name in self.batches.dead(redis).await? {
+            if self.publishing.len() >= MAX_PUBLISHING {
+                return Ok(true);
             }
-        }
-        for (owner, names) in by_owner {
-            if redis.ask(&[b"EXISTS", self.key("alive", &owner).as_bytes()]).await? != RedisReply::Number(0) {
-                continue;
-            }
-            for name in names {
-                if self.publishing.len() >= MAX_PUBLISHING {
-                    return Ok(true);
-                }
-                let new = format!("{}.{}", self.id, self.next);
-                self.next += 1;
-                let keys = [self.key("batch", &name), self.key("batch", &new), batches.clone()];
-                self.add_script(
-                    redis,
-                    TAKE_OVER,
-                    &keys.each_ref().map(String::as_str),
-                    &[name.as_bytes(), new.as_bytes()],
-                );
-                self.unread.push(new);
-                match redis.run().await?.pop() {
-                    Some(RedisReply::Number(1)) => {
-                        let before = self.taken;
-                        self.read_unread(redis).await?;
-                        self.totals.taken_over += self.taken - before;
-                        tracing::info!("{} of a dead bridge taken over", entries(self.taken - before));
-                    }
-                    Some(RedisReply::Error(error)) => return Err(redis.refused(error)),
-                    _ => drop(self.unread.pop()),
-                }
+            let new = self.batches.new_name();
+            self.unread.push(new.clone());
+            if self.batches.take_over(redis, &name, &new).await? {
+                let before = self.taken;
+                self.read_unread(redis).await?;
+                self.totals.taken_over += self.taken - before;
+                tracing::info!("{} of a dead bridge taken over", entries(self.taken - before));
+            } else {
+                self.unread.pop();
             }
         }
         Ok(false)
     }
 
     /// Waits until there may be something to do.
-    async fn wait(&mut self, redis: &mut RedisConnection, may_take: bool, beat_at: Instant) -> Result<(), RedisError> {
+    async fn wait(&mut self, redis: &mut RedisConnection, may_take: bool) -> Result<(), RedisError> {
         if !self.done.is_empty() || !self.refused.is_empty() {
             return Ok(());
         }
-        if self.publishing.is_empty() && may_take {
-            // moves the next entry to where it is: waits for one, and takes none
-            let (list, end) = (self.server.list.key.clone(), self.limits.end.as_bytes());
-            let command: [&[u8]; 6] = [b"BLMOVE", list.as_bytes(), list.as_bytes(), end, end, BLOCK_SECONDS.as_bytes()];
-            if !matches!(redis.ask(&command).await?, RedisReply::Error(_)) {
-                return Ok(());
-            }
+        if self.publishing.is_empty() && may_take && self.batches.wait(redis).await? {
+            return Ok(());
         }
-        let until = if may_take || self.pacer.is_some() { Instant::now() + SHORT_WAIT } else { beat_at };
+        let until =
+            if may_take || self.pacer.is_some() { Instant::now() + SHORT_WAIT } else { self.batches.alive_due() };
         tokio::select! {
-            Some(published) = self.publishing.join_next() => self.settle(published.expect("a batch does not panic")),
+            Some(published) = self.publishing.join_next() => self.settle_joined(published),
             () = tokio::time::sleep_until(until.into()) => {}
         }
         Ok(())
-    }
-
-    fn add_script(&self, redis: &mut RedisConnection, script: &str, keys: &[&str], arguments: &[&[u8]]) {
-        let script = format!("{}{}", if self.has_flags { ALSO_WHEN_FULL } else { "" }, script);
-        let number = keys.len().to_string();
-        let mut command: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), number.as_bytes()];
-        command.extend(keys.iter().map(|key| key.as_bytes()));
-        command.extend(arguments);
-        redis.add(&command);
-    }
-
-    fn key(&self, kind: &str, name: &str) -> String {
-        self.server.list.key_of(&format!("{kind}:{name}"))
-    }
-
-    /// The key of the set that has the names of all batches.
-    fn set_of_batches(&self) -> String {
-        self.server.list.key_of("batches")
     }
 }
 
@@ -533,17 +418,31 @@ pub(super) fn entries(number: u64) -> String {
     if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
 
+/// Returns the failure of a task that panicked. Its batch stays in Redis, and is taken over.
+fn bug(error: &JoinError) -> Failure {
+    let line = format!("bug in publishing a batch, please report it: {error}; its entries stay in Redis");
+    // the error escapes the message of the panic
+    Failure::new(Exit::Failure, line)
+}
+
 /// True if nsqd refuses this entry, and would take others.
 fn is_about_entry(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::BadMessage | ErrorCode::BadBody)
 }
 
-/// Returns the strings of a list; `None` if it is none.
-fn texts(reply: RedisReply) -> Option<Vec<Bytes>> {
-    let RedisReply::List(list) = reply else { return None };
-    let text = |reply| match reply {
-        RedisReply::Text(text) => Some(text),
-        _ => None,
-    };
-    list.into_iter().map(text).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_batch_is_a_failure_in_one_line() {
+        let mut tasks = JoinSet::from_iter([async { assert!(tokio::task::id().to_string().is_empty(), "two\nlines") }]);
+        let failure = bug(&tasks.join_next().await.expect("a task").expect_err("it panics"));
+        assert!(
+            failure.line.starts_with("bug in publishing a batch") && !failure.line.contains('\n'),
+            "{}",
+            failure.line
+        );
+        assert!(failure.line.contains("panicked with message"), "{}", failure.line);
+    }
 }

@@ -12,10 +12,7 @@ mod forwarding;
 mod from_redis;
 mod json_filter;
 mod pacer;
-mod redis_connection;
-mod redis_list;
 mod redis_pusher;
-mod resp;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +23,6 @@ use self::forwarding::BridgeHandler;
 use self::from_redis::{FromRedis, TakeLimits, entries};
 use self::json_filter::JsonFilter;
 use self::pacer::Pacer;
-use self::redis_connection::{RedisConnection, RedisError, RedisSecret, RedisServer};
-use self::redis_list::RedisList;
 use self::redis_pusher::RedisPusher;
 use super::common::exit::{Exit, Failure};
 use super::common::next_hop::{NextHop, PassOn};
@@ -37,6 +32,7 @@ use super::common::worker_flags;
 use crate::commands::bridge::args::{Args, BridgeEnd, ListEnd};
 use crate::commands::common::metrics::group_meter::{self, GroupMeter};
 use crate::commands::common::metrics::publish_meter::PublishMeter;
+use crate::commands::common::redis::{RedisList, RedisServer};
 use mqueue::client::{Consumer, Publisher, PublisherConfig};
 use mqueue::handler::{BuiltinHandler, ForwardHandler};
 use mqueue::plural::count;
@@ -56,7 +52,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         (BridgeEnd::Stream(from), BridgeEnd::Redis(to)) => {
             let group = group(&args)?;
             let server = server(&args, to)?;
-            let first = connect(&server).await?;
+            let first = server.connect_first().await?;
             let command = match args.redis_push {
                 ListEnd::Left => "LPUSH",
                 ListEnd::Right => "RPUSH",
@@ -84,7 +80,7 @@ async fn take(args: &Args, from: &RedisList, to: &TopicName, shutdown: &Shutdown
     let server = server(args, from)?;
     let meter = args.metrics.wanted(|| PublishMeter::new(to));
     let _server = args.metrics.serve(meter.as_ref(), |meter| meter.pages(|_| ())).await?;
-    let first = connect(&server).await?;
+    let first = server.connect_first().await?;
     let brokers = BrokerAddresses::find(&args.broker).await?;
     let config = PublisherConfig::default().with_connect(args.broker.connect());
     let publisher = Publisher::connect(&brokers.tcp, config).await.map_err(|e| Failure::unavailable(&e))?;
@@ -202,22 +198,7 @@ fn server(args: &Args, list: &RedisList) -> Result<RedisServer, Failure> {
         let line = "--to-nsqd-tcp-address and --to-lookupd-http-address are for two streams: one end is a list";
         return Err(Failure::new(Exit::Usage, line));
     }
-    if list.has_secret {
-        let line = format!(
-            "{list}: no user and no password in an address, which others see: put them into a file, and name it with --redis-auth-file"
-        );
-        return Err(Failure::new(Exit::Usage, line));
-    }
-    let secret = args.redis_auth_file.as_deref().map(RedisSecret::read).transpose()?;
-    let tls = if list.tls { args.broker.tls_client().cloned() } else { None };
-    Ok(RedisServer { list: list.clone(), tls, secret })
-}
-
-async fn connect(server: &RedisServer) -> Result<RedisConnection, Failure> {
-    server.connect().await.map_err(|error| {
-        let exit = if matches!(error, RedisError::Unreachable { .. }) { Exit::Unavailable } else { Exit::Failure };
-        Failure::new(exit, error)
-    })
+    RedisServer::new(list, args.redis_auth_file.as_deref(), args.broker.tls_client())
 }
 
 /// Makes the handler that publishes to the other cluster.

@@ -2,9 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::redis_connection::{RedisConnection, RedisError, RedisServer};
-use super::resp::RedisReply;
 use crate::commands::common::next_hop::PassOn;
+use crate::commands::common::redis::{RedisConnection, RedisError, RedisReply, RedisServer};
 use mqueue::handler::Verdict;
 use mqueue::proto::Message;
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use mqueue::broker::Broker;
 use mqueue::proto::stats::Stats;
 use mqueue::wake::aggregate::QueueTotals;
+use mqueue::wake::hosts::WakeHosts;
 use mqueue::wake::shell_commands::ApiCommands;
 use tokio::time::sleep_until;
 
@@ -54,6 +55,9 @@ impl GroupWaker {
             sockets: &sockets,
             commands: ApiCommands::default(),
             per_consumer,
+            max_consumers: usize::MAX,
+            // alone: no other host pokes for this broker
+            hosts: WakeHosts::new(String::new(), Duration::ZERO),
             is_once: false,
             dry_run: false,
         });

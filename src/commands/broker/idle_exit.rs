@@ -17,9 +17,13 @@ use humantime::format_duration;
 use mqueue::broker::Broker;
 use mqueue::broker::accept_gate::AcceptGate;
 use mqueue::broker::state::{BrokerState, Unfinished};
+use mqueue::io_error::describe;
 use tokio::task::JoinHandle;
 
 use super::next_start::NextStart;
+
+/// Bytes of a log that takes longer to read than a checkpoint takes to write.
+const LONG_LOG: u64 = 4 << 20;
 
 /// The shortest time without a connection: a shorter one could end the broker before it has accepted
 /// the connection that started it.
@@ -69,10 +73,21 @@ impl IdleExit {
             Some(_) => {}
         }
         self.logged = reason;
-        if reason.is_some() {
-            self.gate.open();
+        match reason {
+            Some(_) => self.gate.open(),
+            None => self.checkpoint(),
         }
         reason.is_none()
+    }
+
+    /// Makes the next start quick, if the log is long.
+    fn checkpoint(&self) {
+        if self.broker.with_state(BrokerState::log_usage).bytes < LONG_LOG {
+            return;
+        }
+        if let Err(error) = self.broker.checkpoint() {
+            tracing::warn!("the next start reads the whole log: {}", describe(&error));
+        }
     }
 
     fn reason_to_stay(&self, is_waking: impl FnOnce() -> bool) -> Option<&'static str> {

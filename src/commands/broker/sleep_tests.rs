@@ -450,7 +450,7 @@ impl PlayedWorld {
             self.look();
             let snapshot = self.snapshot();
             let (name, group) = snapshot.groups.first_key_value().expect("the group");
-            wanted(&snapshot, name, group, 1000).is_some()
+            wanted(&snapshot, name, group, 1000, 0).is_some()
         };
         if reason_to_stay(connections, false, unfinished, is_waking).is_some() {
             self.is_gate_closed = false;

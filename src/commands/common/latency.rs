@@ -21,6 +21,9 @@ pub(crate) struct Quantiles {
     pub p50: f64,
     pub p95: f64,
     pub p99: f64,
+    /// The 99.9th percentile; 0 in a report of version 0.2.0 or older.
+    #[serde(default)]
+    pub p999: f64,
     pub max: f64,
 }
 
@@ -55,6 +58,7 @@ impl LatencyHistogram {
             p50: at(0.5),
             p95: at(0.95),
             p99: at(0.99),
+            p999: at(0.999),
             max: millis(self.0.max()),
         })
     }
@@ -68,7 +72,7 @@ impl Default for LatencyHistogram {
 
 impl fmt::Display for Quantiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p95, p99, max } = *self;
+        let Self { p50, p95, p99, max, .. } = *self;
         write!(f, "p50 {}, p95 {}, p99 {}, max {}", InMillis(p50), InMillis(p95), InMillis(p99), InMillis(max))
     }
 }
@@ -99,15 +103,16 @@ mod tests {
         latency.record_times(Duration::from_micros(60), 98);
         latency.record(Duration::from_millis(5));
         latency.record(Duration::from_secs(20_000));
-        let Quantiles { p50, p95, p99, max } = latency.quantiles().unwrap();
+        let Quantiles { p50, p95, p99, p999, max } = latency.quantiles().unwrap();
         assert_eq!((p50, p95), (0.06, 0.06));
         assert!((p99 - 5.0).abs() < 0.01, "{p99}");
+        assert!((p999 - max).abs() < 0.01, "{p999}");
         assert!((max - 3.6e6).abs() < 3.6e3, "what is beyond the longest counts as the longest: {max}");
     }
 
     #[test]
     fn latencies_are_shown_with_three_or_four_digits() {
-        let quantiles = Quantiles { p50: 0.0614, p95: 12.34, p99: 456.7, max: 30_000.0 };
+        let quantiles = Quantiles { p50: 0.0614, p95: 12.34, p99: 456.7, p999: 457.0, max: 30_000.0 };
         assert_eq!(quantiles.to_string(), "p50 0.061 ms, p95 12.3 ms, p99 457 ms, max 30.0 s");
     }
 }

@@ -1,8 +1,8 @@
-//! Socket activation without systemd: holds a listening socket, and starts the consumer when a
-//! client connects.
+//! Socket activation without systemd: holds listening sockets, and starts a program when a client
+//! connects.
 //!
-//! The consumer accepts the connection itself, like a service with `Accept=no`. While it runs the
-//! activator does not watch the socket; a connection that waits after the consumer has ended starts
+//! The program accepts the connection itself, like a service with `Accept=no`. While it runs the
+//! activator does not watch the sockets; a connection that waits after the program has ended starts
 //! it again.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,32 +16,43 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::children::{ChildStarter, DemoEvent};
+use crate::commands::common::child_process::ChildProcess;
 
-/// The activation socket of a group that is asleep.
+/// The activation sockets of a program that is asleep.
 #[derive(Debug)]
 pub(super) struct Activator {
-    socket: Arc<OwnedFd>,
+    sockets: Arc<Vec<OwnedFd>>,
 }
 
 impl Activator {
     /// Starts listening at `path`.
     pub(super) fn hold(path: &Path) -> anyhow::Result<Self> {
         let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-        Ok(Self { socket: Arc::new(listener.into()) })
+        Ok(Self::of(vec![listener.into()]))
     }
 
-    /// Starts the consumer at each poke, until `stop` is cancelled.
-    pub(super) async fn serve(self, starter: ChildStarter, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Holds sockets that listen already.
+    pub(super) fn of(sockets: Vec<OwnedFd>) -> Self {
+        Self { sockets: Arc::new(sockets) }
+    }
+
+    /// Starts the program at each connection, until `stop` is cancelled. `tell` is called with true
+    /// after each start, and with false after each end.
+    pub(super) async fn serve(
+        self,
+        start: impl Fn(&[OwnedFd]) -> anyhow::Result<ChildProcess>,
+        tell: impl Fn(bool),
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         loop {
             // a thread that still waits at the end dies with the process
-            let socket = self.socket.clone();
+            let sockets = self.sockets.clone();
             tokio::select! {
-                poked = spawn_blocking(move || wait_for_poke(&socket)) => poked??,
+                poked = spawn_blocking(move || wait_for_poke(&sockets)) => poked??,
                 () = stop.cancelled() => return Ok(()),
             }
-            let _ = starter.events.send(DemoEvent::Woken);
-            let mut running = starter.sleeper(self.socket.try_clone()?)?;
+            tell(true);
+            let mut running = start(&self.sockets)?;
             tokio::select! {
                 () = running.ended() => {}
                 () = stop.cancelled() => {
@@ -49,15 +60,16 @@ impl Activator {
                     return Ok(());
                 }
             }
-            let _ = starter.events.send(DemoEvent::Asleep);
+            tell(false);
         }
     }
 }
 
-/// Waits for a pending connection, and leaves it for the consumer to accept.
-fn wait_for_poke(socket: &OwnedFd) -> nix::Result<()> {
+/// Waits for a pending connection, and leaves it for the program to accept.
+fn wait_for_poke(sockets: &[OwnedFd]) -> nix::Result<()> {
+    let mut sockets: Vec<PollFd> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        match poll(&mut sockets, PollTimeout::NONE) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error),

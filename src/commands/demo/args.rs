@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
 
-/// Show publishing, consuming, sleeping and waking in twenty seconds
+/// Show publishing, consuming, sleeping and waking in half a minute
 ///
 /// Runs a broker in this process with two groups: one is awake, the other sleeps and is woken by
-/// its socket.
+/// its socket. At the end another broker and its consumer sleep, and a message starts both.
 ///
 /// Exit code: 0 if both groups handled every message, 1 if one was lost.
 #[derive(Debug, clap::Args)]

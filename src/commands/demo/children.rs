@@ -95,6 +95,19 @@ impl ChildStarter {
         Ok(running)
     }
 
+    /// Starts a broker that sleeps between clients, with sockets for NSQ's protocol and for HTTP as
+    /// systemd passes them. It pokes the sockets in this folder, where its log is, too.
+    pub(super) fn sleeping_broker(&self, tcp: OwnedFd, http: OwnedFd, folder: &Path) -> anyhow::Result<ChildProcess> {
+        let mut shell = Command::new("sh");
+        let script =
+            r#"exec 3<&0 4<&1 </dev/null >&2; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=tcp:http exec "$0" "$@""#;
+        shell.args(["-c", script]).arg(&self.path);
+        let mut command = child_process::command(shell, &["broker", "--idle-exit", "1s", "--log", "warn"]);
+        command.args(["--broadcast-address", "127.0.0.1", "--socket-dir", text(folder)?, "--data-path"]);
+        command.arg(folder.join("log")).stdin(Stdio::from(tcp)).stdout(Stdio::from(http));
+        ChildProcess::start(command)
+    }
+
     /// Starts wakeup, which watches the sockets in this folder.
     pub(super) fn wakeup(&self, folder: &Path) -> anyhow::Result<ChildProcess> {
         let mut command = child_process::command(Command::new(&self.path), &["wakeup", "--log", "warn"]);

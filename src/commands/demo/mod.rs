@@ -6,14 +6,17 @@
 //! ```
 //!
 //! The broker and the producer run in this process; consumers and wakeup are child processes. An
-//! activator holds the socket in place of systemd.
+//! activator holds the socket in place of systemd. At the end a broker of its own sleeps as well
+//! ([`all_asleep`]).
 
 mod activator;
+mod all_asleep;
 pub(crate) mod args;
 mod children;
 mod output;
 mod stats;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -59,7 +62,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let activator = Activator::hold(&broker.folder().join(format!("{ASLEEP}.sock")))?;
     starter.make_group(http, ASLEEP).await?;
     children.push(starter.wakeup(broker.folder())?);
-    let sleeper = tokio::spawn(activator.serve(starter, shutdown.now.clone()));
+    let woken = starter.events.clone();
+    let tell = move |runs| {
+        let _ = woken.send(if runs { DemoEvent::Woken } else { DemoEvent::Asleep });
+    };
+    let start = move |sockets: &[OwnedFd]| starter.sleeper(sockets[0].try_clone()?);
+    let sleeper = tokio::spawn(activator.serve(start, tell, shutdown.now.clone()));
 
     let address: Address = tcp.parse().expect("the address of a listener");
     let publisher = Publisher::connect(&[address], PublisherConfig::default()).await?;
@@ -68,6 +76,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     demo.wait_for_consumers().await;
     demo.play().await;
     demo.finish().await;
+    let all_asleep = match demo.is_ending() {
+        false => Some(all_asleep::show(&demo.output, &shutdown).await?),
+        true => None,
+    };
 
     shutdown.now.cancel();
     for child in children {
@@ -77,9 +89,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     let Demo { output, stats, publisher, .. } = demo;
     publisher.close().await;
     broker.end().await;
-    output.summary(&stats);
+    output.summary(&stats, all_asleep.as_ref());
     output.stdout.end()?;
-    Ok(if stats.lost() == 0 { Exit::Success } else { Exit::Failure })
+    let lost = stats.lost() + all_asleep.map_or(0, |shown| shown.lost());
+    Ok(if lost == 0 { Exit::Success } else { Exit::Failure })
 }
 
 /// State of the demo.

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
+use super::all_asleep::AllAsleepStats;
 use super::stats::DemoStats;
 use super::{ASLEEP, AWAKE};
 use crate::commands::common::stdout::{self, ProgressOutput};
@@ -33,7 +34,7 @@ impl DemoOutput {
     }
 
     /// Prints the table at the end.
-    pub(super) fn summary(&self, stats: &DemoStats) {
+    pub(super) fn summary(&self, stats: &DemoStats, all_asleep: Option<&AllAsleepStats>) {
         let shares: Vec<_> = stats.shares.iter().map(u64::to_string).collect();
         let notes = [format!("{}: {}", count(shares.len(), "consumer"), shares.join(" + ")), wakes(stats)];
         self.stdout.write("\n            published   handled   lost   twice\n");
@@ -42,7 +43,15 @@ impl DemoOutput {
             self.stdout
                 .write(&format!("  {group:<8}  {published:>9}   {handled:>7}   {lost:>4}   {twice:>5}   {note}\n"));
         }
-        self.stdout.write(match stats.lost() {
+        if let Some(shown) = all_asleep {
+            let wakes: Vec<String> = shown.wakes.iter().map(|wake| format!("{} ms", wake.as_millis())).collect();
+            let handled = count(shown.wakes.len(), "message");
+            self.stdout.write(&format!(
+                "\nbroker and consumer asleep, 0 processes: {handled} started both, handled after {}\n",
+                wakes.join(" and ")
+            ));
+        }
+        self.stdout.write(match stats.lost() + all_asleep.map_or(0, AllAsleepStats::lost) {
             0 => "\nlost 0: both groups handled every message\n",
             _ => "\nmessages were lost\n",
         });

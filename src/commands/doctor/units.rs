@@ -79,7 +79,7 @@ fn settings_file(id: &str) -> Option<String> {
 fn is_daemon(name: &str) -> bool {
     match name.split_once('@') {
         None => ["wakeup", "broker", "gateway", "web"].contains(&name),
-        Some((command, _)) => ["worker", "ingest", "stage", "node"].contains(&command),
+        Some((command, _)) => ["worker", "ingest", "stage", "bridge", "node"].contains(&command),
     }
 }
 
@@ -362,6 +362,7 @@ mod tests {
             ("wakeup", "wakeup"),
             ("broker", "broker"),
             ("stage@w3", "stage@w3"),
+            ("bridge@w3", "bridge@w3"),
         ] {
             let id = format!("mqueue-{id}.service");
             let failed =

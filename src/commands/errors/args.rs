@@ -1,6 +1,7 @@
 //! `mqueue errors`.
 
 use crate::commands::common::broker_args;
+use crate::commands::common::store_args::StoreArgs;
 use crate::commands::common::values::whole;
 use mqueue::proto::{ChannelName, TopicName};
 
@@ -9,6 +10,7 @@ use mqueue::proto::{ChannelName, TopicName};
 /// Without an action they are listed, and stay; each listing counts as a delivery. An action says
 /// how many there are, and asks before it begins. An interrupted action loses none: a dead letter
 /// leaves the queue only when it was printed, published or dropped, and at worst it is there twice.
+/// With `--store redis` they are the entries of --redis-error-queue.
 ///
 /// Exit code: 0; 1 if something could not be done; 2 if there is no terminal for the question and
 /// --yes is missing; 130 if interrupted.
@@ -17,8 +19,8 @@ use mqueue::proto::{ChannelName, TopicName};
 #[command(group = clap::ArgGroup::new("action"))]
 pub(crate) struct Args {
     /// Stream whose messages were given up (NSQ: topic)
-    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME")]
-    pub stream: TopicName,
+    #[arg(long, visible_alias = "topic", env = "STREAM", value_name = "NAME", required_unless_present = "store")]
+    pub stream: Option<TopicName>,
 
     /// Stream of the dead letters [default: STREAM.dead]
     #[arg(long, env = "MQUEUE_DEAD_LETTER", value_name = "NAME")]
@@ -79,6 +81,10 @@ pub(crate) struct Args {
     /// List as JSON, one dead letter a line
     #[arg(long, conflicts_with = "action")]
     pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -15,11 +15,12 @@ use crate::commands::common::run_broker::BrokerAddresses;
 use crate::commands::common::stdout;
 use crate::commands::errors::args::Args;
 use mqueue::plural;
+use mqueue::proto::TopicName;
 use mqueue::shutdown::Shutdown;
 use mqueue::worker::{DeadLetter, Part};
 
 /// Limit on the characters shown of a body, without `--json`.
-const MAX_SHOWN_CHARS: usize = 60;
+pub(super) const MAX_SHOWN_CHARS: usize = 60;
 
 /// A letter as JSON.
 #[derive(Serialize)]
@@ -34,6 +35,7 @@ struct LetterLine<'a> {
 pub(super) async fn run(
     letters: &mut Letters,
     args: &Args,
+    of: &TopicName,
     would: Option<LetterAction>,
     brokers: &BrokerAddresses,
     total: u64,
@@ -57,7 +59,9 @@ pub(super) async fn run(
     let total = total.saturating_sub(joined as u64);
     let total = plural::count(total, "letter");
     let plan = match would {
-        Some(LetterAction::Redrive) => Some(plan(&held[..held.len().min(args.limit as usize)], args, brokers).await),
+        Some(LetterAction::Redrive) => {
+            Some(plan(&held[..held.len().min(args.limit as usize)], args, of, brokers).await)
+        }
         Some(LetterAction::Get | LetterAction::Drop) | None => None,
     };
     let shown = show(&held[..held.len().min(args.limit as usize)], args.json);
@@ -75,8 +79,13 @@ pub(super) async fn run(
 
 /// Returns how many letters would be redriven, with a text that says where to, and which would
 /// stay, and why.
-async fn plan(letters: &[Letter], args: &Args, brokers: &BrokerAddresses) -> Result<(usize, String), Failure> {
-    let mut routes = Routes::new(&args.stream, redrive_target(args), brokers)?;
+async fn plan(
+    letters: &[Letter],
+    args: &Args,
+    of: &TopicName,
+    brokers: &BrokerAddresses,
+) -> Result<(usize, String), Failure> {
+    let mut routes = Routes::new(of, redrive_target(args), brokers)?;
     routes.refresh().await.map_err(|why| Failure::new(Exit::Unavailable, format!("cannot read the groups: {why}")))?;
     let (mut go, mut stay) = (BTreeMap::<String, usize>::new(), BTreeMap::<NotRedriven, u64>::new());
     for letter in letters {

@@ -9,6 +9,7 @@
 
 pub(crate) mod args;
 mod list;
+mod list_errors;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::common::run_broker::BrokerAddresses;
 use super::common::stdout;
 use super::common::worker_flags::dead_letters;
 use crate::commands::errors::args::Args;
+use mqueue::proto::TopicName;
 use mqueue::shutdown::Shutdown;
 
 /// How long letters in progress may take after Ctrl-C.
@@ -48,7 +50,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if args.get {
         stdout::check()?;
     }
-    let stream = dead_letters(&args.stream, args.dead_letter.as_ref())?;
+    let named = args.stream.as_ref().map_or("a", TopicName::as_str);
+    if let Some(server) = args.store.server(named, args.broker.tls_client())? {
+        return list_errors::run(&args, server).await;
+    }
+    let usage = || Failure::new(Exit::Usage, "name the stream whose messages were given up with --stream");
+    let of = &args.stream.clone().ok_or_else(usage)?;
+    let stream = dead_letters(of, args.dead_letter.as_ref())?;
     if args.to.as_ref() == Some(&stream) {
         let line = format!("the letters are in {stream}, and would come back without their reasons: name another --to");
         return Err(Failure::new(Exit::Usage, line).into());
@@ -64,19 +72,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let (total, action) = (counted.letters, action_of(&args));
     if total == 0 {
-        print_status(&format!("no dead letters of {} in {stream}", args.stream));
+        print_status(&format!("no dead letters of {of} in {stream}"));
         return Ok(Exit::Success);
     }
     let acts = action.filter(|_| !args.dry_run);
     if let Some(action) = acts
-        && !is_confirmed(action, &args, total)?
+        && !is_confirmed(action, &args, of, total)?
     {
         return Ok(Exit::Failure);
     }
     // after the question, which Ctrl-C answers
     let shutdown = Shutdown::on_signals(GRACE)?;
     let selection = LetterSelection {
-        stream: args.stream.clone(),
+        stream: of.clone(),
         dead_letters: stream,
         group: args.group.clone(),
         only: None,
@@ -85,7 +93,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         max_in_flight: MAX_IN_FLIGHT.max(args.limit),
     };
     let mut letters = Letters::connect(&brokers, &selection, total).await?;
-    let Some(action) = acts else { return list::run(&mut letters, &args, action, &brokers, total, &shutdown).await };
+    let Some(action) = acts else {
+        return list::run(&mut letters, &args, of, action, &brokers, total, &shutdown).await;
+    };
     let outcome = act::run(&mut letters, action, &selection, redrive_target(&args), &brokers, &shutdown).await?;
     print_status(&outcome.describe(action));
     match outcome.failure {
@@ -96,9 +106,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Asks for confirmation on the terminal. Fails without a terminal, unless `--yes` was given.
-fn is_confirmed(action: LetterAction, args: &Args, total: u64) -> Result<bool, Failure> {
+fn is_confirmed(action: LetterAction, args: &Args, of: &TopicName, total: u64) -> Result<bool, Failure> {
     let filter = args.filter.as_ref().map_or(String::new(), |text| format!(" with {text:?} in them"));
-    let what = format!("{} the dead letters of {}{filter}, of {total} in all", action.verb(), args.stream);
+    let what = format!("{} the dead letters of {of}{filter}, of {total} in all", action.verb());
     confirm::is_confirmed(&what, args.yes)
 }
 

@@ -39,7 +39,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
     };
     let silent = silent_brokers(&state, "its messages are not counted")?;
-    silent.iter().for_each(|line| tracing::warn!("{line}"));
     let mut ages = MessageAges::default();
     if let Some(earlier) = &earlier {
         ages.look(earlier);
@@ -52,11 +51,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let (Some(only), []) = (&args.only, &listing.streams[..]) {
         return Err(Failure::new(Exit::Failure, format!("no nsqd that answered has a stream {only}")).into());
     }
-    let text = match &listing.streams[..] {
-        _ if args.json => serde_json::to_string(&listing)? + "\n",
-        [] => "no streams\n".to_owned(),
+    let mut text = match &listing.streams[..] {
+        _ if args.json => serde_json::to_string(&listing)?,
+        [] => "no streams".to_owned(),
         streams => table::text(streams, earlier.is_some()),
     };
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for line in &silent {
+        // JSON has them as "nsqds" and "lookupd_errors"
+        if args.json {
+            tracing::warn!("{line}");
+        } else {
+            text.push_str(&format!("{line}\n"));
+        }
+    }
     stdout::print(&text)?;
     Ok(if silent.is_empty() { Exit::Success } else { Exit::Failure })
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::commands::common::broker_args;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::metrics::listen_args::ListenArgs;
+use crate::commands::common::store_args::StoreArgs;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::{duration_with_unit, millis, whole};
 use crate::commands::consumer::args::ConsumerTuning;
@@ -18,7 +19,8 @@ use mqueue::proto::{ChannelName, TopicName};
 ///
 /// Start any number of nodes. The node that holds the fleet's one token generates an event every
 /// interval (`UUID TIMESTAMP EPOCH SEQUENCE`), the others handle events. When the generator dies,
-/// another node takes over within twice the ping interval.
+/// another node takes over within twice the ping interval. With `--store redis` the token and the
+/// events are in Redis, beside programs that use the same list by LPUSH and BRPOP.
 ///
 /// Exit code: 0; 1 if the address cannot be listened on; 2 for invalid flags or settings; 130 after a
 /// second Ctrl-C.
@@ -78,6 +80,14 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub store: StoreArgs,
+
+    /// Connections to Redis at most; a node uses three
+    #[arg(long, help_heading = "Redis", env = "REDIS_POOL_SIZE", value_name = "N", value_parser = whole::<u32>(1..), default_value_t = 100)]
+    pub redis_pool_size: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub failing: FailureArgs,
 
     #[command(flatten)]
@@ -94,7 +104,8 @@ pub(crate) struct Args {
 #[group(skip)]
 #[command(next_help_heading = "Token")]
 pub(crate) struct Token {
-    /// Stream of the token; beats are in the same name with .beats [default: STREAM.token]
+    /// Stream of the token; beats are in the same name with .beats. In Redis the key of the lease
+    /// [default: STREAM.token; lock:gen in Redis]
     #[arg(long, env = "MQUEUE_TOKEN_STREAM", value_name = "NAME")]
     pub token_stream: Option<TopicName>,
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::event::GeneratedEvent;
+use super::event::{self, GeneratedEvent};
 use super::expvar::NodeVars;
 use super::lease;
 use crate::commands::common::broker_args::Args as Brokers;
@@ -31,11 +31,13 @@ pub(super) struct EventHandler {
     handler: BuiltinHandler,
     invalid: f64,
     vars: Arc<NodeVars>,
+    /// True if events of other programs count, too.
+    takes_others: bool,
 }
 
 impl EventHandler {
-    pub(super) fn new(handler: BuiltinHandler, invalid: f64, vars: Arc<NodeVars>) -> Self {
-        Self { handler, invalid, vars }
+    pub(super) fn new(handler: BuiltinHandler, invalid: f64, vars: Arc<NodeVars>, takes_others: bool) -> Self {
+        Self { handler, invalid, vars, takes_others }
     }
 }
 
@@ -49,9 +51,11 @@ impl Handler for EventHandler {
             }
         }
         let why = match event {
-            None => "invalid: not an event (UUID TIMESTAMP EPOCH SEQUENCE)",
-            Some(_) if fastrand::f64() < self.invalid => "invalid, by chance",
-            Some(_) => {
+            None if !(self.takes_others && event::begins_with_uuid(&message.body)) => {
+                "invalid: not an event (UUID TIMESTAMP EPOCH SEQUENCE)"
+            }
+            _ if fastrand::f64() < self.invalid => "invalid, by chance",
+            _ => {
                 let verdict = self.handler.handle(message).await;
                 self.vars.handled.fetch_add(u64::from(matches!(verdict, Verdict::Done(_))), Ordering::Relaxed);
                 return verdict;
@@ -122,7 +126,7 @@ pub(super) async fn run(
 
 /// Waits until this node leads, or does not. Drops the borrowed value at once: it would block the
 /// sender.
-async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
+pub(super) async fn wait_for_lead(leads: &mut watch::Receiver<bool>, wanted: bool) {
     if leads.wait_for(|leads| *leads == wanted).await.is_err() {
         // the node shuts down, which the worker notices by its own token
         std::future::pending().await
@@ -187,7 +191,7 @@ mod tests {
             let options =
                 worker_flags::handler_options(&stream, &group, timeout, Vec::new(), Default::default(), &shutdown);
             let handler = "sleep:0ms".parse::<mqueue::handler::HandlerSpec>().unwrap().build(&options).unwrap();
-            let handler = EventHandler::new(handler, share, vars.clone());
+            let handler = EventHandler::new(handler, share, vars.clone(), false);
             let id = mqueue::proto::MessageId(*b"0123456789abcdef");
             let message = Message { timestamp: 0, attempts: 1, id, body: body.to_owned().into() };
             let verdict = handler.handle(message).await;

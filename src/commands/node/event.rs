@@ -30,12 +30,7 @@ impl GeneratedEvent {
     /// Parses a message's body; `None` if it is not an event.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let mut words = str::from_utf8(body).ok()?.split(' ');
-        let uuid = words.next().filter(|uuid| uuid.len() == 36)?;
-        let is_sound = uuid.char_indices().all(|(at, c)| match at {
-            8 | 13 | 18 | 23 => c == '-',
-            _ => c.is_ascii_hexdigit(),
-        });
-        let uuid = u128::from_str_radix(&uuid.replace('-', ""), 16).ok().filter(|_| is_sound)?;
+        let uuid = parse_uuid(words.next()?)?;
         let mut number = || words.next()?.parse::<u64>().ok();
         let event = Self { uuid, timestamp: number()?, epoch: number()?, sequence: number()? };
         words.next().is_none().then_some(event)
@@ -49,6 +44,23 @@ impl fmt::Display for GeneratedEvent {
         let (a, b, c, d, e) = (part(0, 8), part(32, 4), part(48, 4), part(64, 4), part(80, 12));
         write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x} {timestamp} {epoch} {sequence}")
     }
+}
+
+/// Parses a UUID with its hyphens.
+fn parse_uuid(text: &str) -> Option<u128> {
+    let is_sound = text.len() == 36
+        && text.char_indices().all(|(at, c)| match at {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        });
+    u128::from_str_radix(&text.replace('-', ""), 16).ok().filter(|_| is_sound)
+}
+
+/// Returns true for an event of a seed program: a UUID, a blank, and a time in any form.
+pub(super) fn begins_with_uuid(body: &[u8]) -> bool {
+    let text = str::from_utf8(body).ok();
+    text.and_then(|text| text.split_once(' '))
+        .is_some_and(|(uuid, time)| parse_uuid(uuid).is_some() && !time.is_empty())
 }
 
 /// Returns a generator seeded by the system's randomness, which std uses for its hashers' keys.
@@ -80,5 +92,8 @@ mod tests {
         }
         assert_eq!(GeneratedEvent::parse(b"0b7a2f3c+1d2e-4f5a-8b9c-0d1e2f3a4b5c 1 2 3"), None);
         assert_eq!(GeneratedEvent::parse(&[0xff; 60]), None);
+        for (text, is_one) in [(" at 2016-11-21 05:57:08.1 +0000 UTC", true), (" 1", true), (" ", false), ("", false)] {
+            assert_eq!(begins_with_uuid(format!("{uuid}{text}").as_bytes()), is_one, "{text:?}");
+        }
     }
 }

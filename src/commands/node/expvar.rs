@@ -33,6 +33,10 @@ pub(super) struct NodeVars {
     pub(super) invalid: AtomicU64,
     /// True while the token's nsqd is connected.
     pub(super) has_token_connection: AtomicBool,
+    /// True while a node that consumes from Redis is connected for that.
+    pub(super) has_consumer_connection: AtomicBool,
+    /// Entries of a list in Redis that are being handled.
+    pub(super) in_flight: AtomicU64,
     /// The highest epoch of a received event.
     pub(super) seen_epoch: AtomicU64,
 }

@@ -1,17 +1,14 @@
-//! The schedule of generated events, and the command that publishes each.
+//! The schedule of generated events.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::event::GeneratedEvent;
-use mqueue::proto::{Command, TopicName};
 
 /// Generates events at an interval. Events missed during a pause are not made up for.
 #[derive(Debug)]
 pub(super) struct Generator {
-    stream: TopicName,
     rng: fastrand::Rng,
     pace: Interval,
     epoch: u64,
@@ -19,15 +16,11 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    /// Creates a generator for this stream.
-    pub(super) fn new(stream: TopicName, every: Duration, rng: fastrand::Rng) -> Self {
+    /// Creates a generator with this interval.
+    pub(super) fn new(every: Duration, rng: fastrand::Rng) -> Self {
         let mut pace = interval(every);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        Self { stream, rng, pace, epoch: 0, sequence: 0 }
-    }
-
-    pub(super) fn stream(&self) -> &TopicName {
-        &self.stream
+        Self { rng, pace, epoch: 0, sequence: 0 }
     }
 
     /// Begins an epoch; its first event is due at once.
@@ -46,15 +39,12 @@ impl Generator {
         self.pace.tick().await;
     }
 
-    /// Returns the command that publishes the next event: with its epoch (FPUB) if the broker
-    /// checks it.
-    pub(super) fn event(&mut self, epoch: u64, fenced: bool) -> Command {
+    /// Returns the next event.
+    pub(super) fn event(&mut self, epoch: u64) -> String {
         if self.epoch != epoch {
             self.begin(epoch);
         }
         self.sequence += 1;
-        let body = Bytes::from(GeneratedEvent::new(&mut self.rng, epoch, self.sequence).to_string());
-        let topic = self.stream.clone();
-        if fenced { Command::Fpub { topic, epoch, body } } else { Command::Pub { topic, body } }
+        GeneratedEvent::new(&mut self.rng, epoch, self.sequence).to_string()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::mark::marked;
@@ -180,7 +180,7 @@ impl ReplayRun {
             }
         }
         while let Some(sent) = self.sending.join_next().await {
-            self.settle(sent.expect("a batch does not panic"))?;
+            self.settle_joined(sent)?;
         }
         Ok(exit)
     }
@@ -223,7 +223,7 @@ impl ReplayRun {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(None),
-                Some(sent) = self.sending.join_next() => self.settle(sent.expect("a batch does not panic"))?,
+                Some(sent) = self.sending.join_next() => self.settle_joined(sent)?,
                 () = self.timer.at(due), if !is_full => {}
                 () = tokio::time::sleep_until(self.next_log.into()) => self.log(),
             }
@@ -244,6 +244,14 @@ impl ReplayRun {
         });
         let (publisher, target) = (self.publisher.clone(), self.target.clone());
         self.sending.spawn(async move { (batch, publisher.publish_many(&target, bodies).await) });
+    }
+
+    fn settle_joined(&mut self, sent: Result<SentBatch, JoinError>) -> Result<(), Failure> {
+        let bug = |error| {
+            let line = format!("bug in publishing a batch, please report it: {error}; continue with --from");
+            Failure::new(Exit::Failure, line)
+        };
+        self.settle(sent.map_err(bug)?)
     }
 
     /// Counts the messages of an answered batch.

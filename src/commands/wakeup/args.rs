@@ -7,7 +7,8 @@ use crate::commands::common::http_guard_args::HttpGuardArgs;
 use crate::commands::common::socket_args;
 use crate::commands::common::values::duration;
 use crate::commands::common::values::whole;
-use mqueue::proto::HostPort;
+use mqueue::proto::{HostPort, is_host};
+use mqueue::wake::hosts::MAX_WEIGHT;
 
 /// Wake sleeping groups that have messages, by poking their sockets
 ///
@@ -30,6 +31,19 @@ pub(crate) struct Args {
     /// Waiting messages for each consumer of a group with numbered sockets
     #[arg(long, env = "MQUEUE_PER_CONSUMER", value_name = "N", default_value_t = 1000, value_parser = whole::<u64>(1..))]
     pub per_consumer: u64,
+
+    /// Name of this host among several that wake the same groups [default: this machine's]
+    #[arg(long, env = "MQUEUE_HOSTNAME", value_name = "NAME", value_parser = host_name)]
+    pub hostname: Option<String>,
+
+    /// Share of the groups that this host is the first to wake, beside those of other hosts; 0: only
+    /// when no other can
+    #[arg(long, env = "MQUEUE_WEIGHT", value_name = "N", default_value_t = 1, value_parser = whole::<u32>(0..=u64::from(MAX_WEIGHT)))]
+    pub weight: u32,
+
+    /// Maximum of consumers of one group that are woken on this host [default: one for each socket]
+    #[arg(long, env = "MQUEUE_MAX_CONSUMERS", value_name = "N", value_parser = whole::<usize>(1..))]
+    pub max_consumers: Option<usize>,
 
     /// Only poll: do not subscribe to the streams of sleeping groups, which wakes them within
     /// milliseconds [default: false]
@@ -56,4 +70,12 @@ pub(crate) struct Args {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub broker: broker_args::Args,
+}
+
+/// Parses a host's name, which has no spaces.
+fn host_name(text: &str) -> Result<String, String> {
+    match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => Err("use letters, digits, dots, dashes and underscores".to_owned()),
+    }
 }

@@ -1,6 +1,7 @@
 //! The nsqds and nsqlookupds, each polled independently: a slow or silent one delays no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -9,6 +10,7 @@ use crate::commands::common::broker_args::Args;
 use mqueue::client::{Address, HttpError, Nsqd};
 use mqueue::wake::aggregate::QueueTotals;
 use mqueue::wake::broker::{BrokerAnswer, BrokerHealth, NsqdAnswer, PolledLookupd, PolledNsqd};
+use mqueue::wake::hosts::WakeHost;
 
 /// The silence after which an nsqd that no nsqlookupd lists any more is forgotten (nsqlookupd's own
 /// timeout).
@@ -35,6 +37,8 @@ pub(super) struct PolledBrokers {
     nsqds: BTreeMap<String, PolledNsqd>,
     directories: Vec<PolledLookupd>,
     asking: JoinSet<BrokerAnswer>,
+    /// True if the last polls were also for the hosts that wake the same groups.
+    asks_for_hosts: bool,
     /// True once the lack of any nsqd was logged.
     nobody_said: bool,
     /// Keeps outages without logging them.
@@ -51,17 +55,20 @@ impl PolledBrokers {
             nsqds: named.collect(),
             directories,
             asking: JoinSet::new(),
+            asks_for_hosts: false,
             nobody_said: is_quiet,
             is_quiet,
         }
     }
 
-    /// Polls all that have answered the last request.
-    pub(super) fn ask(&mut self) {
+    /// Polls all that have answered the last request; with `hosts`, also for the hosts that wake the
+    /// same groups.
+    pub(super) fn ask(&mut self, hosts: bool) {
         for (index, directory) in self.directories.iter_mut().enumerate() {
             directory.ask(index, &mut self.asking);
         }
-        self.nsqds.values_mut().for_each(|broker| broker.ask(&mut self.asking));
+        self.asks_for_hosts = hosts;
+        self.nsqds.values_mut().for_each(|broker| broker.ask(hosts, &mut self.asking));
     }
 
     /// Returns true while an answer is pending. Each request has a deadline.
@@ -105,6 +112,20 @@ impl PolledBrokers {
         nsqds && directories && !self.nsqds.is_empty()
     }
 
+    /// Returns the hosts that any nsqd lists which answers.
+    pub(super) fn hosts(&self) -> Vec<Arc<WakeHost>> {
+        self.answering().flat_map(|broker| broker.hosts.iter().map(|listed| listed.host.clone())).collect()
+    }
+
+    /// Returns the TCP addresses of the nsqds that answer.
+    pub(super) fn tcp_addresses(&self) -> BTreeSet<Address> {
+        self.answering().filter_map(PolledNsqd::tcp).cloned().collect()
+    }
+
+    fn answering(&self) -> impl Iterator<Item = &PolledNsqd> {
+        self.nsqds.values().filter(|broker| !broker.trouble.is_some())
+    }
+
     /// Returns the flags for a consumer of the same nsqds: given addresses and nsqlookupds, none
     /// for the default, and those of TLS, compression and AUTH.
     pub(super) fn flags(&self) -> String {
@@ -142,9 +163,10 @@ impl PolledBrokers {
         broker.trouble.is_now(told.as_ref().err(), format_args!("nsqd at {name}"), self.is_quiet);
         match told {
             Ok(told) => {
-                let (known, stats) = *told;
+                let (known, stats, hosts) = *told;
                 broker.identity = Some(known.identity.clone());
                 (broker.info, broker.last) = (Some(known), Some((stats, Instant::now())));
+                broker.hosts = hosts;
                 PollNews::Stats { took }
             }
             Err(_) => {
@@ -168,7 +190,7 @@ impl PolledBrokers {
             let Some(http) = self.args.http_api(name) else { continue };
             tracing::info!("found nsqd at {name}");
             let broker = self.nsqds.entry(name.clone()).or_insert(PolledNsqd::new(http, false));
-            broker.ask(&mut self.asking);
+            broker.ask(self.asks_for_hosts, &mut self.asking);
         }
         (directory.nsqds, directory.answered) = (nsqds, Some(Instant::now()));
         if self.nsqds.is_empty() && !self.nobody_said {

@@ -13,6 +13,7 @@
 pub(crate) mod args;
 mod brokers;
 mod listen;
+mod other_hosts;
 #[cfg(test)]
 mod simulation;
 mod state;
@@ -25,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use self::brokers::{PollNews, PolledBrokers};
 use self::listen::{StatusPage, StatusQuestion};
+use self::other_hosts::OtherHosts;
 use self::state::WakeupState;
 use super::common::exit::{Exit, Failure};
 use crate::commands::common::metrics::Metrics;
@@ -34,6 +36,7 @@ use crate::commands::wakeup::args::Args;
 use mqueue::shutdown::Shutdown;
 use mqueue::systemd::Notifier;
 use mqueue::wake::arrivals::{ArrivalNews, ArrivalSubscriptions};
+use mqueue::wake::hosts::WakeHosts;
 
 /// The keep-alive interval without a watchdog: as good as never.
 const NO_WATCHDOG: Duration = Duration::from_secs(3600);
@@ -69,10 +72,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
                     break;
                 }
             }
-            _ = ticks.tick() => wakeup.brokers.ask(),
+            _ = ticks.tick() => wakeup.ask(),
             () = at(wakeup.due) => {
                 wakeup.due = None;
-                wakeup.brokers.ask();
+                wakeup.ask();
             }
             _ = watchdog_ticks.tick() => wakeup.notifier.watchdog(),
             Some(question) = questions.recv() => wakeup.answer_question(question),
@@ -106,6 +109,7 @@ struct Wakeup {
     waker: SocketWaker,
     brokers: PolledBrokers,
     subscriptions: ArrivalSubscriptions,
+    other_hosts: OtherHosts,
     metrics: Metrics,
     notifier: Notifier,
     /// The time of an extra poll before the next regular one.
@@ -116,17 +120,25 @@ struct Wakeup {
 
 impl Wakeup {
     fn new(args: Args, arrival: mpsc::UnboundedSender<ArrivalNews>) -> Self {
+        let subscriptions = ArrivalSubscriptions::new(arrival, args.broker.connect());
+        let other_hosts = OtherHosts::new(&args, subscriptions.id());
         let waker = SocketWaker::new(WakerSettings {
             sockets: &args.sockets,
             commands: args.broker.security.api_commands(),
             per_consumer: args.per_consumer,
+            max_consumers: args.max_consumers.unwrap_or(usize::MAX),
+            hosts: WakeHosts::new(subscriptions.id().to_owned(), args.poll_interval.max(MIN_INTERVAL)),
             is_once: args.once,
             dry_run: args.dry_run,
         });
         let metrics = Metrics::new(|registry| waker.metrics.register(registry));
         let brokers = PolledBrokers::new(&args.broker, args.once);
-        let subscriptions = ArrivalSubscriptions::new(arrival, args.broker.connect());
-        Self { args, waker, brokers, subscriptions, metrics, notifier: Notifier, due: None, status: None }
+        let (notifier, due, status) = (Notifier, None, None);
+        Self { args, waker, brokers, subscriptions, other_hosts, metrics, notifier, due, status }
+    }
+
+    fn ask(&mut self) {
+        self.brokers.ask(self.other_hosts.asks());
     }
 
     fn take_news(&mut self, news: PollNews) {
@@ -139,8 +151,10 @@ impl Wakeup {
             PollNews::Stats { took } => {
                 self.waker.metrics.polls.inc();
                 self.waker.metrics.poll_duration.observe(took.as_secs_f64());
+                self.other_hosts.polled(&poll, self.brokers.hosts(), &mut self.waker);
                 self.waker.polled(poll, &self.brokers.flags());
                 self.due = self.waker.due();
+                self.other_hosts.list(self.brokers.tcp_addresses(), &self.waker);
             }
             PollNews::Failed | PollNews::Nodes => {
                 self.waker.metrics.poll_errors.inc();
@@ -175,7 +189,9 @@ impl Wakeup {
     fn answer_question(&mut self, StatusQuestion { page, answer }: StatusQuestion) {
         let told = match page {
             StatusPage::Health => self.brokers.trouble().map_or(Ok(String::new()), Err),
-            StatusPage::State => Ok(WakeupState::new(&self.waker, &self.brokers, Instant::now()).json()),
+            StatusPage::State => {
+                Ok(WakeupState::new(&self.waker, &self.brokers, self.other_hosts.own(), Instant::now()).json())
+            }
             StatusPage::Metrics => {
                 self.waker.metrics.look(&self.waker, self.subscriptions.established());
                 Ok(self.metrics.text())

@@ -9,6 +9,7 @@ use super::brokers::PolledBrokers;
 use crate::commands::common::waker::SocketWaker;
 use mqueue::wake::broker::BrokerHealth;
 use mqueue::wake::decide::{GroupName, GroupTotals};
+use mqueue::wake::hosts::WakeHost;
 
 /// The document. Times are in seconds from now.
 #[derive(Debug, Serialize)]
@@ -16,6 +17,8 @@ pub(super) struct WakeupState {
     version: &'static str,
     status: String,
     brokers: Vec<BrokerHealth>,
+    /// The hosts that wake the same groups, this one first; empty if there is no other.
+    hosts: Vec<StateHost>,
     /// Problems with socket folders and files.
     complaints: Vec<String>,
     /// Streams with messages and no group.
@@ -23,6 +26,14 @@ pub(super) struct WakeupState {
     /// Sockets whose group does not exist.
     sockets_without_group: Vec<SocketWithoutGroup>,
     groups: Vec<WakeupGroup>,
+}
+
+#[derive(Debug, Serialize)]
+struct StateHost {
+    name: String,
+    weight: u32,
+    /// The number of groups for which it has a socket.
+    groups: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,11 +76,14 @@ struct WakeupSocket {
 }
 
 impl WakeupState {
-    pub(super) fn new(waker: &SocketWaker, brokers: &PolledBrokers, now: Instant) -> Self {
+    pub(super) fn new(waker: &SocketWaker, brokers: &PolledBrokers, own: &WakeHost, now: Instant) -> Self {
+        let others: Vec<&WakeHost> = waker.hosts.others().map(AsRef::as_ref).collect();
+        let own = (!others.is_empty()).then_some(own);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             status: waker.status(),
             brokers: brokers.health(now).collect(),
+            hosts: own.into_iter().chain(others).map(StateHost::new).collect(),
             complaints: waker.sockets.complaints().cloned().collect(),
             without_group: waker.without_group.iter().map(StreamWithoutGroup::new).collect(),
             sockets_without_group: waker.ungrouped.sockets.iter().map(SocketWithoutGroup::new).collect(),
@@ -84,6 +98,12 @@ impl WakeupState {
 
     pub(super) fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("string keys only")
+    }
+}
+
+impl StateHost {
+    fn new(host: &WakeHost) -> Self {
+        Self { name: host.name.clone(), weight: host.weight, groups: host.sockets.len() }
     }
 }
 

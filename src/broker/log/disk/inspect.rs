@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::super::checkpoint::{Checkpoint, CheckpointSegment};
 use super::super::record::{RECORD_HEADER_BYTES, RecordHeader};
 use super::super::report::RecoveryReport;
 use super::super::segment::{Extent, SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
@@ -127,6 +128,33 @@ fn copy(pinned: &PinnedFiles, files: &[Extent], folder: &Path) -> io::Result<()>
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// Reads a log and writes its [`Checkpoint`], so that the next opening need not read it. The log's
+/// owner waits meanwhile.
+///
+/// # Errors
+///
+/// Fails, and writes nothing, if the log is damaged, is changed meanwhile, or if a file cannot be
+/// read or written.
+pub(super) fn write_checkpoint(path: &Path) -> io::Result<()> {
+    let pinned = PinnedFiles::pin(path)?;
+    for (file, _) in pinned.0.values() {
+        file.sync_data()?;
+    }
+    let mut reading = LogRecovery::new(path, RecoveryMode::ReadOnly(pinned)).map_err(io::Error::other)?;
+    reading.read_all().map_err(io::Error::other)?;
+    let LogRecovery { files, report, mut replay, .. } = reading;
+    let contents = std::mem::take(&mut replay.contents);
+    let (recovered, catalog, unknown) = replay.finish();
+    if report.problems().chain(report.warnings()).next().is_some() || !unknown.is_empty() {
+        return Err(io::Error::other("the log is damaged"));
+    }
+    let segment = |extent: &Extent| {
+        CheckpointSegment::of(path, *extent, contents.get(&extent.number).copied().unwrap_or_default())
+    };
+    let segments = files.iter().map(segment).collect::<io::Result<_>>()?;
+    Checkpoint { segments, catalog, batches: recovered.batches }.write(path)
 }
 
 /// Verifies a log; returns the report, the segments with their good lengths, and the files.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
+use super::super::checkpoint::Checkpoint;
 use super::super::record::{RECORD_HEADER_BYTES, RecordScan, Scanned};
 use super::super::replay::Replay;
 use super::super::report::{Damage, RecoveryReport, Torn};
@@ -129,11 +130,20 @@ impl DiskLog {
     ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let path = &options.path;
         let mut opening = LogRecovery::new(path, RecoveryMode::Repair(options.sync))?;
-        opening.read_all()?;
+        let checkpoint = opening.take_checkpoint();
+        if checkpoint.is_none() {
+            opening.read_all()?;
+        }
         let LogRecovery { files, damaged, newest, mut report, mut replay, .. } = opening;
         let contents = std::mem::take(&mut replay.contents);
-        let (recovered, catalog, unknown) = replay.finish();
-        report.damage.extend(unknown);
+        let (recovered, catalog) = match checkpoint {
+            Some(checkpoint) => checkpoint.into_recovered(),
+            None => {
+                let (recovered, catalog, unknown) = replay.finish();
+                report.damage.extend(unknown);
+                (recovered, catalog)
+            }
+        };
         let next_segment = files.last().map_or(1, |extent| extent.number.saturating_add(1));
         // before a segment is created, which may need the reserve
         let mut reserve = Reserve::open(path, options.reserve_bytes(path)).map_err(at(path))?;
@@ -152,7 +162,8 @@ impl DiskLog {
         if ahead > 0 {
             segment.begin_allocating();
         }
-        if options.sync != SyncMode::Never {
+        // a log with a checkpoint was synced before that was written
+        if options.sync != SyncMode::Never && (is_new || !report.is_from_checkpoint) {
             // a killed broker may have left several segments unsynced
             for extent in &files {
                 let path = file_path(path, extent.number);
@@ -307,6 +318,12 @@ pub(super) fn segment_numbers(path: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// The header and the good length of an undamaged segment, if it can be appended to: without its
+/// Snapshot, it would depend on older ones for the catalog.
+fn resumable(header: SegmentHeader, good: u32) -> Option<(SegmentHeader, u32)> {
+    (header.end == 0 && good > header.length).then_some((header, good))
+}
+
 /// A log while it is read.
 pub(super) struct LogRecovery<'a> {
     path: &'a Path,
@@ -343,6 +360,21 @@ impl<'a> LogRecovery<'a> {
         let report = RecoveryReport { damaged_header_copies, ..RecoveryReport::default() };
         let (files, damaged, newest, replay) = Default::default();
         Ok(Self { path, mode, found, files, damaged, newest, report, replay })
+    }
+
+    /// Takes the checkpoint of these segments, if there is one: they need not be read then.
+    fn take_checkpoint(&mut self) -> Option<Checkpoint> {
+        let numbers: Vec<_> = self.found.iter().map(|(number, _)| *number).collect();
+        let headers: Option<Vec<_>> = self.found.iter().map(|(_, header)| *header).collect();
+        let checkpoint = Checkpoint::take(self.path, &numbers)?;
+        let header = headers?.pop()?;
+        self.files = checkpoint.segments.iter().map(|segment| segment.extent).collect();
+        let contents = checkpoint.segments.iter().map(|segment| (segment.extent.number, segment.contents));
+        self.replay.contents = contents.collect();
+        self.newest = self.files.last().and_then(|extent| resumable(header, extent.end));
+        self.report.segments = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
+        self.report.is_from_checkpoint = true;
+        Some(checkpoint)
     }
 
     pub(super) fn read_all(&mut self) -> Result<(), OpenError> {
@@ -409,9 +441,7 @@ impl<'a> LogRecovery<'a> {
         let good = self.records(header, bytes, end);
         self.files.push(Extent { number, end: good });
         let is_damaged = self.report.damage.len() > damage;
-        // Without its Snapshot, the segment would depend on older ones for the catalog.
-        let can_go_on = !is_damaged && header.end == 0 && good > header.length;
-        self.newest = can_go_on.then_some((header, good));
+        self.newest = resumable(header, good).filter(|_| !is_damaged);
         self.damaged.extend(is_damaged.then_some(number));
         match &self.mode {
             RecoveryMode::Repair(sync) => self.repair(number, bytes, good, is_damaged, *sync),

@@ -30,6 +30,7 @@ pub(crate) struct WakeupMetrics {
     deferred: WakeupGauge,
     paused: WakeupGauge,
     subscriptions: WakeupGauge,
+    hosts: WakeupGauge,
 }
 
 type WakeupGauge = Gauge<u64, AtomicU64>;
@@ -54,6 +55,7 @@ impl WakeupMetrics {
             deferred: WakeupGauge::default(),
             paused: WakeupGauge::default(),
             subscriptions: WakeupGauge::default(),
+            hosts: WakeupGauge::default(),
         }
     }
 
@@ -81,6 +83,7 @@ impl WakeupMetrics {
             ("deferred", "Messages for later, in all groups", &self.deferred),
             ("paused_depth", "Messages waiting in paused groups", &self.paused),
             ("subscriptions", "Streams listened to", &self.subscriptions),
+            ("hosts", "Hosts that wake the same groups, with this one", &self.hosts),
         ] {
             registry.register(name, help, number.clone());
         }
@@ -100,5 +103,6 @@ impl WakeupMetrics {
         self.deferred.set(sum(|pending| pending.deferred));
         self.paused.set(sum(|pending| pending.paused));
         self.subscriptions.set(subscriptions as u64);
+        self.hosts.set(waker.hosts.others().count() as u64 + 1);
     }
 }

@@ -22,11 +22,15 @@ use mqueue::plural::{count, times};
 use mqueue::wake::aggregate::{GroupPending, QueueTotals};
 use mqueue::wake::arrivals::{ArrivalEvent, ArrivalNews};
 use mqueue::wake::decide::{self, GroupName, Wake, WakeSnapshot};
+use mqueue::wake::hosts::WakeHosts;
 use mqueue::wake::poke::{poke, remedy};
 use mqueue::wake::poke_history::{PokeHistory, WokenConsumer};
 use mqueue::wake::retry_name::{is_retry_stream, is_retry_stream_of};
 use mqueue::wake::shell_commands::{ApiCommands, create_by_consumer};
 use mqueue::worker::DeadLetter;
+
+/// The time for which a socket that could not be poked is not told to other hosts.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
 pub(crate) struct SocketWaker {
@@ -39,15 +43,20 @@ pub(crate) struct SocketWaker {
     only_retries: BTreeSet<GroupName>,
     pub(crate) ungrouped: UngroupedSockets,
     pub(crate) history: PokeHistory,
+    /// The hosts that wake the same groups.
+    pub(crate) hosts: WakeHosts,
     pub(crate) sockets: Sockets,
     commands: ApiCommands,
     pub(crate) metrics: WakeupMetrics,
     /// Sockets that could not be poked, with the remedy; logged when it changes.
     pub(crate) failed_pokes: HashMap<PathBuf, String>,
+    /// The times of the last pokes of these.
+    failed_at: HashMap<PathBuf, Instant>,
     /// nsqds without a working subscription; logged when this begins and ends.
     unsubscribed_nsqds: BTreeSet<Address>,
     logged: LoggedConditions,
     per_consumer: u64,
+    max_consumers: usize,
     /// True for a single poll.
     is_once: bool,
     dry_run: bool,
@@ -61,6 +70,10 @@ pub(crate) struct WakerSettings<'a> {
     pub(crate) commands: ApiCommands,
     /// Waiting messages for each consumer of a group with several sockets.
     pub(crate) per_consumer: u64,
+    /// The maximum of a group's sockets that are used.
+    pub(crate) max_consumers: usize,
+    /// The hosts that wake the same groups.
+    pub(crate) hosts: WakeHosts,
     /// True for a single poll: problems are logged at once.
     pub(crate) is_once: bool,
     /// True if nothing is poked.
@@ -86,10 +99,12 @@ impl SocketWaker {
             only_retries: BTreeSet::new(),
             ungrouped: UngroupedSockets::new(),
             history: PokeHistory::default(),
+            hosts: settings.hosts,
             sockets: Sockets::new(settings.sockets),
             commands: settings.commands,
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
+            failed_at: HashMap::new(),
             unsubscribed_nsqds: BTreeSet::new(),
             logged: LoggedConditions {
                 paused: LogOnce::new(),
@@ -101,6 +116,7 @@ impl SocketWaker {
             },
             is_once: settings.is_once,
             per_consumer: settings.per_consumer,
+            max_consumers: settings.max_consumers,
             dry_run: settings.dry_run,
         }
     }
@@ -108,18 +124,30 @@ impl SocketWaker {
     /// Takes the totals of a poll, and pokes the sockets that they call for. `brokers` are the
     /// flags for a consumer of the same nsqds.
     pub(crate) fn polled(&mut self, poll: QueueTotals, brokers: &str) {
-        let sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
-        self.snapshot = WakeSnapshot { groups: poll.groups, sockets };
+        let mut sockets = self.sockets.of(poll.groups.keys().map(|(_, group)| group.as_str()));
+        sockets.values_mut().for_each(|sockets| sockets.truncate(self.max_consumers));
+        let now = Instant::now();
+        self.snapshot = WakeSnapshot { groups: poll.groups, sockets, turns: self.hosts.turns(now) };
         (self.pending, self.without_group) = (poll.pending, poll.without_group);
         self.only_retries = poll.only_retries;
         self.failed_pokes.retain(|socket, _| self.snapshot.sockets.values().flatten().any(|known| known == socket));
+        self.failed_at.retain(|socket, failed| {
+            self.failed_pokes.contains_key(socket) && now.saturating_duration_since(*failed) < LEFT_TO_OTHERS
+        });
         self.log_changes();
         self.log_ungrouped(poll.is_complete, brokers);
-        let now = Instant::now();
         for wake in decide::decide(&self.snapshot, self.per_consumer, &mut self.history, now) {
             self.wake(&wake);
         }
         self.log_pokes(now);
+    }
+
+    /// Returns the number of each group's sockets, for the other hosts. A socket on which nobody
+    /// listens is left out for a while, so that another host is the first for its group.
+    pub(crate) fn socket_counts(&self) -> BTreeMap<String, usize> {
+        let count = |sockets: &[PathBuf]| sockets.iter().filter(|path| !self.failed_at.contains_key(*path)).count();
+        let groups = self.snapshot.sockets.iter().map(|(group, sockets)| (group.clone(), count(sockets)));
+        groups.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Returns those of these streams to subscribe to.
@@ -135,11 +163,8 @@ impl SocketWaker {
 
     /// True if a group has too few consumers for its messages, and a socket that can be poked.
     pub(crate) fn is_waking(&self) -> bool {
-        let can_be_poked = |sockets: &[PathBuf]| sockets.iter().any(|socket| !self.failed_pokes.contains_key(socket));
-        let mut groups = self.snapshot.groups.iter();
-        groups.any(|(name, group)| {
-            decide::wanted(&self.snapshot, name, group, self.per_consumer).is_some_and(can_be_poked)
-        })
+        let mut waiting = self.history.waiting(&self.snapshot, self.per_consumer, Instant::now());
+        waiting.any(|(_, sockets)| sockets.iter().any(|socket| !self.failed_pokes.contains_key(socket)))
     }
 
     /// Handles an event of a subscription.
@@ -195,11 +220,13 @@ impl SocketWaker {
             Ok(()) => {
                 self.metrics.pokes.inc();
                 self.failed_pokes.remove(socket);
+                self.failed_at.remove(socket);
                 tracing::info!(%stream, %group, socket = %socket.display(), "poked: {reason}");
             }
             Err(error) => {
                 self.metrics.failed_pokes.inc();
                 self.history.poke_failed(wake);
+                self.failed_at.insert(socket.clone(), Instant::now());
                 let remedy = remedy(self.sockets.unit(socket).as_ref(), &error);
                 if self.failed_pokes.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
                     tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());

@@ -60,6 +60,8 @@ pub(super) struct TokenClaim {
     /// Set if the token is new: when it was published, by nsqd's clock, and since when no other
     /// node's heartbeat was received.
     fresh: Option<(u64, Time)>,
+    /// The delivery's epoch, if the store counts them.
+    pub(super) epoch: Option<u64>,
     /// The heartbeats sent within the last lease.
     sent: VecDeque<SentHeartbeat>,
 }
@@ -76,6 +78,7 @@ impl TokenClaim {
             rival: Rival::NotHeard,
             count_due: now,
             fresh: None,
+            epoch: None,
             sent: VecDeque::new(),
         }
     }

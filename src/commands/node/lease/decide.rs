@@ -94,8 +94,9 @@ impl Lease {
                 self.claim.iter_mut().for_each(TokenClaim::restart_wait);
                 actions.push(LeaseAction::Ready(false));
             }
-            LeaseEvent::TokenDelivered { token, published, fleet } => {
-                self.token_delivered(token, published, fleet, now, &mut actions)
+            LeaseEvent::TokenDelivered { token, published, fleet, epoch } => {
+                self.token_delivered(token, published, fleet, now, &mut actions);
+                self.claim.iter_mut().filter(|claim| claim.token == token).for_each(|claim| claim.epoch = epoch);
             }
             LeaseEvent::HeartbeatReceived { beat, published } => {
                 self.heartbeat_received(&beat, published, now, &mut actions)
@@ -242,9 +243,9 @@ impl Lease {
         if let Some(claim) = &mut self.claim
             && let Some(published) = claim.wait_ended_at(lease)
         {
-            // by nsqd's clock, so that a node that never heard of the last epoch finishes beyond
-            // it, too
-            self.highest_epoch = published.max(self.highest_epoch + 1);
+            // by the store's count or its clock, so that a node that never heard of the last epoch
+            // finishes beyond it, too
+            self.highest_epoch = claim.epoch.unwrap_or(published).max(self.highest_epoch + 1);
             claim.phase = ClaimPhase::Leading { epoch: self.highest_epoch };
         }
     }

@@ -80,8 +80,8 @@ pub(super) enum LeaseEvent {
     /// The subscription to heartbeats is lost.
     MonitorLost,
     /// The token was delivered; it was published at this time of nsqd's clock (milliseconds since
-    /// 1970).
-    TokenDelivered { token: LeaseToken, published: u64, fleet: FleetConfig },
+    /// 1970). A store that counts the deliveries of its token gives each an epoch.
+    TokenDelivered { token: LeaseToken, published: u64, fleet: FleetConfig, epoch: Option<u64> },
     /// A heartbeat was received; it was published at this time of nsqd's clock (milliseconds since
     /// 1970).
     HeartbeatReceived { beat: Heartbeat, published: u64 },

@@ -57,7 +57,7 @@ impl Harness {
 
     fn takes(&mut self, token: LeaseToken) -> Vec<LeaseAction> {
         let published = self.now.as_millis() as u64;
-        self.happens(LeaseEvent::TokenDelivered { token, published, fleet: fleet_config(LEASE) })
+        self.happens(LeaseEvent::TokenDelivered { token, published, fleet: fleet_config(LEASE), epoch: None })
     }
 
     /// Delivers another node's heartbeats, with the seal that its release has the key to.
@@ -381,8 +381,12 @@ fn nodes_with_other_settings_cause_a_warning_and_the_fleet_continues() {
     let foreign = fleet_config(2 * LEASE);
     let warns = LeaseAction::WarnSettingsDiffer(foreign.clone());
     let beat = || Heartbeat::new("other", 0, token(1, 1), Role::Leading, u64::MAX, &fleet_config(2 * LEASE));
-    let takes =
-        |name| LeaseEvent::TokenDelivered { token: token(name, 1), published: 7, fleet: fleet_config(2 * LEASE) };
+    let takes = |name| LeaseEvent::TokenDelivered {
+        token: token(name, 1),
+        published: 7,
+        fleet: fleet_config(2 * LEASE),
+        epoch: None,
+    };
     let mut node = Harness::new();
     assert_eq!(node.hears_beat(beat()), std::slice::from_ref(&warns));
     assert_eq!(node.happens(takes(1)), [LeaseAction::Defer(token(1, 1)), warns.clone()], "it is theirs");
@@ -398,7 +402,8 @@ fn nodes_with_other_settings_cause_a_warning_and_the_fleet_continues() {
 
 #[test]
 fn a_token_left_by_a_fleet_with_other_settings_is_finished() {
-    let takes = || LeaseEvent::TokenDelivered { token: token(1, 1), published: 7, fleet: fleet_config(2 * LEASE) };
+    let takes =
+        || LeaseEvent::TokenDelivered { token: token(1, 1), published: 7, fleet: fleet_config(2 * LEASE), epoch: None };
     let mut node = Harness::new();
     for _ in 0..MAX_CLAIM_LEASES * 2 * HEARTBEATS_PER_LEASE {
         assert_eq!(node.happens(takes())[0], LeaseAction::Defer(token(1, 1)));
@@ -452,7 +457,7 @@ fn a_new_token_waits_a_whole_lease_if_another_node_was_heard_or_its_delivery_cou
     let mut node = Harness::new();
     node.wait(LEASE / 2);
     let published = (node.now - 2 * LEASE).as_millis() as u64;
-    node.happens(LeaseEvent::TokenDelivered { token: token(1, 1), published, fleet: fleet_config(LEASE) });
+    node.happens(LeaseEvent::TokenDelivered { token: token(1, 1), published, fleet: fleet_config(LEASE), epoch: None });
     node.wait(LEASE - Duration::from_millis(1));
     assert_eq!(node.leads(), None);
     node.wait(Duration::from_millis(1));
@@ -473,4 +478,19 @@ fn a_forged_heartbeat_in_this_nodes_name_does_not_start_the_wait() {
     node.hears_beat(sent);
     node.wait(LEASE - Duration::from_millis(1));
     assert_eq!(node.leads(), None, "the wait starts when its own heartbeat came back");
+}
+
+#[test]
+fn the_epoch_is_the_stores_count_or_above_what_is_known() {
+    for (counted, known, epoch) in [(Some(7), 3, 7), (Some(7), 9, 10), (None, 9, 1_010_000)] {
+        let mut node = Harness::new();
+        node.lease.observe_epoch(known);
+        let (token, published) = (token(1, 7), node.now.as_millis() as u64);
+        node.happens(LeaseEvent::TokenDelivered { token, published, fleet: fleet_config(LEASE), epoch: counted });
+        while node.lease.leads(node.now).is_none() {
+            node.now = node.lease.due().expect("a heartbeat");
+            node.happens(LeaseEvent::Tick);
+        }
+        assert_eq!(node.lease.leads(node.now), Some(epoch), "{counted:?}, {known}");
+    }
 }

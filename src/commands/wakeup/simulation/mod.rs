@@ -48,6 +48,9 @@ fn no_message_is_lost_or_waits_long_however_consumers_sleep_and_wake() {
     if seeds.count() > 1 {
         assert!(at(&total.heard, 99) < START, "what wakeup hears of is not handed out at once");
         assert!(total.sleeps > 5000, "{} sleeps are not many", total.sleeps);
+        assert!(total.starts > 1000, "{} starts on several hosts are not many", total.starts);
+        let doubles = total.double_starts * 100;
+        assert!(doubles <= total.starts, "{} of {} starts are double", total.double_starts, total.starts);
         for (what, count) in total.exits {
             assert!(count > 100, "{what} hardly ever happened: {count}");
         }
@@ -55,10 +58,11 @@ fn no_message_is_lost_or_waits_long_however_consumers_sleep_and_wake() {
 }
 
 fn told(total: &mut Tally) -> String {
-    let Tally { published, sleeps, pokes, exits, waits, heard } = total;
+    let Tally { published, sleeps, pokes, starts, double_starts, exits, waits, heard } = total;
     let (all, heard) = (distribution(waits), distribution(heard));
     format!(
         "{published} messages, {sleeps} sleeps, {pokes} pokes, {exits:?}
+on several hosts: {starts} starts, {double_starts} double
 from ready to handed out: {all}
 where wakeup heard of it: {heard}"
     )

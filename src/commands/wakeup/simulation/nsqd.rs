@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::world::{Event, Id, POLL, Pid, START, World};
+use super::world::{Event, Id, Pid, START, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -79,6 +79,11 @@ impl Channel {
         if self.clients.is_empty() { self.left } else { now }
     }
 
+    /// Returns the number of messages that wait or are in flight.
+    pub(super) fn unfinished(&self) -> u64 {
+        (self.queue.len() + self.in_flight.len()) as u64
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.finished == self.published
     }
@@ -119,7 +124,7 @@ impl World {
         self.left -= 1;
         self.tally.published += 1;
         let deferred = self.chance(10);
-        let heard = !deferred && self.edge(stream);
+        let heard = if deferred { Vec::new() } else { self.edge(stream) };
         for group in 0..self.channels.len() {
             if self.channels[group].stream != stream {
                 continue;
@@ -127,7 +132,7 @@ impl World {
             let id = self.messages.len();
             self.channels[group].published += 1;
             self.channels[group].queued += 1;
-            let (place, heard) = (Place::Queue, heard && self.can_be_woken(group));
+            let (place, heard) = (Place::Queue, heard.iter().any(|host| self.can_be_woken(*host, group)));
             self.messages.push(Message { group, place, ready: self.now, attempts: 0, handled: false, heard });
             if deferred { self.defer(id) } else { self.ready(id) }
         }
@@ -179,7 +184,7 @@ impl World {
         let message = &self.messages[id];
         let excused = self.channels[message.group].excused;
         let wait = self.now.saturating_sub(message.ready.max(excused));
-        if wait > POLL + START {
+        if wait > self.settings.longest_wait() + START {
             self.wrong = Some(format!("message {id} of group {} waited for {wait:?}", message.group));
         }
         if excused <= message.ready {
@@ -260,6 +265,7 @@ impl World {
     /// Stops nsqd cleanly; it stores its messages for its next start.
     pub(super) fn nsqd_goes(&mut self) {
         self.nsqd_is_up = false;
+        self.listed.clear();
         for group in 0..self.channels.len() {
             let channel = &mut self.channels[group];
             channel.queued = 0;

@@ -16,7 +16,7 @@ const CRASHES: Duration = Duration::from_secs(20);
 
 impl World {
     pub(super) fn trouble(&mut self) {
-        match self.random.u8(0..5) {
+        match self.random.u8(0..6) {
             0 if self.nsqd_is_up => {
                 self.tally.count("nsqds gone");
                 self.nsqd_goes();
@@ -24,8 +24,21 @@ impl World {
             }
             1 => {
                 self.tally.count("wakeups killed");
-                self.watch = Watch::new(self.watch.number + 1);
-                self.after_ms(500, 3000, Event::WakeupReturns { watch: self.watch.number });
+                let (host, number) = (self.random.usize(0..self.watches.len()), self.runs);
+                self.listed.remove(&self.watches[host].number);
+                self.watches[host] = Watch::new(number);
+                self.runs += 1;
+                self.after_ms(500, 3000, Event::WakeupReturns { watch: number });
+                self.excuse_uncovered();
+            }
+            3 if self.watches.len() > 1 => {
+                let host = self.random.usize(0..self.watches.len());
+                if self.watches[host].runs {
+                    self.tally.count("wakeups hung");
+                    let time = self.between_ms(500, 15_000);
+                    self.hang(host, time);
+                    self.excuse_uncovered();
+                }
             }
             2 => {
                 self.tally.count("groups crashing at start");
@@ -62,8 +75,21 @@ impl World {
         self.after(Duration::ZERO, Event::Tick { watch });
     }
 
+    /// Allows the messages of groups of which every host hangs or is away until one of them is back.
+    fn excuse_uncovered(&mut self) {
+        for group in 0..self.channels.len() {
+            let of_group = (0..self.watches.len()).filter(|host| self.settings.has_sockets(*host, group));
+            let watches: Vec<&Watch> = of_group.map(|host| &self.watches[host]).collect();
+            let hangs: Vec<Duration> =
+                watches.iter().filter(|watch| watch.runs).map(|watch| watch.hangs_until).collect();
+            if let Some(back) = hangs.iter().min().filter(|back| **back > self.now) {
+                self.excuse(group, *back - self.now);
+            }
+        }
+    }
+
     /// Allows the waiting messages of this group this much more time.
-    fn excuse(&mut self, group: usize, longer: Duration) {
+    pub(super) fn excuse(&mut self, group: usize, longer: Duration) {
         let excused = &mut self.channels[group].excused;
         *excused = (*excused).max(self.now + longer);
     }

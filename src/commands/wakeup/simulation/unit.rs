@@ -9,6 +9,9 @@ use super::world::{Event, Pid, World};
 /// systemd's default trigger limit: this many starts within this time fail the socket.
 const TRIGGERS: (usize, Duration) = (20, Duration::from_secs(2));
 
+/// The time until the hosts know each other.
+const ACQUAINTED: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) group: usize,
@@ -70,11 +73,26 @@ impl World {
         if starts.len() > burst && self.now - starts[starts.len() - 1 - burst] < within {
             self.wrong = Some(format!("unit {unit} reached its trigger limit"));
         }
+        self.count_start(self.units[unit].group);
         let pid = self.processes.len();
         self.units[unit].service = Service::Runs(pid);
         let link = if self.chance(10) { self.between_ms(5, 40) } else { self.between_ms(0, 2) };
         self.processes.push(Process::new(unit, link));
         self.after_ms(3, 80, Event::Begin(pid));
+    }
+
+    /// Counts the start of a consumer, once the hosts know each other: twice if the group's messages
+    /// had enough consumers, which start or work.
+    fn count_start(&mut self, group: usize) {
+        if self.settings.hosts == 1 || self.settings.troubles > 0 || self.now < ACQUAINTED {
+            return;
+        }
+        let running = self.units.iter().filter(|unit| unit.group == group).filter_map(Unit::process);
+        let serve = |pid: &Pid| matches!(self.processes[*pid].phase, Phase::Steps | Phase::Works(_));
+        let serving = running.filter(serve).count() as u64;
+        let wanted = self.channels[group].unfinished().div_ceil(self.settings.per_consumer).max(1);
+        self.tally.starts += 1;
+        self.tally.double_starts += u64::from(serving >= wanted);
     }
 
     pub(super) fn exited(&mut self, pid: Pid, failed: bool) {

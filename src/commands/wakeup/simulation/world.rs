@@ -1,14 +1,16 @@
 //! The clock, the scheduled events, and the invariants.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::consumer::Process;
 use super::nsqd::{Channel, Message};
 use super::settings::{Settings, Tally};
 use super::unit::Unit;
-use super::wakeup::Watch;
+use super::wakeup::{Answer, Watch};
 use crate::commands::consumer::lifecycle::PendingCheck;
+use mqueue::wake::hosts::WakeHost;
 
 /// The number of a process.
 pub(super) type Pid = usize;
@@ -52,9 +54,11 @@ pub(super) enum Event {
     // wakeup
     Tick { watch: u32 },
     PollAgain { watch: u32 },
-    Polled { watch: u32, seen: Vec<super::wakeup::Seen> },
+    Polled { watch: u32, answer: Answer },
     Listens { watch: u32, stream: usize },
     Heard { watch: u32, stream: usize },
+    Listed { watch: u32 },
+    Unlisted { watch: u32 },
     // trouble
     Trouble,
     Kill(Pid),
@@ -66,7 +70,7 @@ pub(super) struct World {
     pub(super) settings: Settings,
     pub(super) random: fastrand::Rng,
     pub(super) now: Duration,
-    epoch: Instant,
+    pub(super) epoch: Instant,
     events: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
     /// Messages left to publish.
@@ -76,7 +80,12 @@ pub(super) struct World {
     pub(super) messages: Vec<Message>,
     pub(super) units: Vec<Unit>,
     pub(super) processes: Vec<Process>,
-    pub(super) watch: Watch,
+    /// The wakeup of each host.
+    pub(super) watches: Vec<Watch>,
+    /// The number of the next run of a wakeup.
+    pub(super) runs: u32,
+    /// The hosts that nsqd lists, by the number of their run.
+    pub(super) listed: BTreeMap<u32, Arc<WakeHost>>,
     /// The violated invariant.
     pub(super) wrong: Option<String>,
     pub(super) tally: Tally,
@@ -88,13 +97,16 @@ impl World {
     pub(super) fn new(seed: u64, tells: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let settings = Settings::any(&mut random);
-        let units = settings.groups.len() * settings.instances;
+        let units = settings.hosts * settings.groups.len() * settings.instances;
+        let hosts = settings.hosts as u32;
         let mut world = Self {
             channels: settings.groups.iter().map(|stream| Channel::new(*stream)).collect(),
             messages: Vec::new(),
-            units: (0..units).map(|unit| Unit::new(unit / settings.instances)).collect(),
+            units: (0..units).map(|unit| Unit::new(unit / settings.instances % settings.groups.len())).collect(),
             processes: Vec::new(),
-            watch: Watch::new(0),
+            watches: (0..hosts).map(Watch::new).collect(),
+            runs: hosts,
+            listed: BTreeMap::new(),
             settings,
             random,
             now: Duration::ZERO,
@@ -108,7 +120,7 @@ impl World {
             tells,
             told: VecDeque::new(),
         };
-        world.after_ms(0, 1000, Event::Tick { watch: 0 });
+        (0..hosts).for_each(|watch| world.after_ms(0, 1000, Event::Tick { watch }));
         (0..world.settings.streams).for_each(|stream| world.after_ms(0, 3000, Event::PublishOn { stream }));
         (0..world.settings.troubles).for_each(|_| world.after_ms(1000, 60_000, Event::Trouble));
         world
@@ -166,9 +178,11 @@ impl World {
             Event::Poke { unit } => self.poke(unit),
             Event::Tick { watch } => self.tick(watch),
             Event::PollAgain { watch } => self.poll_again(watch),
-            Event::Polled { watch, seen } => self.polled(watch, &seen),
+            Event::Polled { watch, answer } => self.polled(watch, answer),
             Event::Listens { watch, stream } => self.listens(watch, stream),
             Event::Heard { watch, stream } => self.heard(watch, stream),
+            Event::Listed { watch } => self.is_listed(watch),
+            Event::Unlisted { watch } => self.unlisted(watch),
             Event::Trouble => self.trouble(),
             Event::Kill(pid) => self.kill(pid),
             Event::NsqdReturns => self.nsqd_returns(),
@@ -181,7 +195,7 @@ impl World {
             if let Some(wrong) = channel.wrong(&self.messages) {
                 self.wrong = Some(format!("group {group}: {wrong}: {channel:?}"));
             }
-            if channel.clients.len() > self.settings.instances {
+            if channel.clients.len() > self.settings.hosts * self.settings.instances {
                 self.wrong = Some(format!("group {group} has {} consumers", channel.clients.len()));
             }
         }

@@ -1,5 +1,6 @@
 //! The log on real files: compared to a model, cut at every byte, damaged, and on failing disks.
 
+mod checkpoint;
 mod crash;
 mod failing;
 mod model;

@@ -15,13 +15,17 @@ const OPERATIONS: u32 = 400;
 fn random_operations_survive_reopening_and_crashes() {
     let base = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     let seeds = base.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let mut checkpoints = 0;
     for seed in seeds {
         let result = std::panic::catch_unwind(|| run(seed));
         assert!(result.is_ok(), "failed with SEED={seed}");
+        checkpoints += result.unwrap_or_default();
     }
+    assert!(checkpoints > 0 || base.is_some(), "no opening used a checkpoint");
 }
 
-fn run(seed: u64) {
+/// Returns the number of openings that used a checkpoint.
+fn run(seed: u64) -> u32 {
     let rng = &mut Rng::with_seed(seed);
     let directories = fast_directory();
     let path = |n: u32| {
@@ -37,11 +41,26 @@ fn run(seed: u64) {
     };
     let segment_bytes = rng.choice([300, 4096, 20_000]).unwrap();
     let mut world = World::open(&options(&path(0), mode, segment_bytes));
+    let mut checkpoints = 0;
     for n in 1..OPERATIONS {
         match rng.u32(..100) {
-            0..2 => world.reopen(),
-            2..4 => world.crash(&path(n)),
-            4..8 => world.check_bodies(),
+            0..2 => {
+                world.reopen();
+                checkpoints += u32::from(world.is_from_checkpoint);
+            }
+            2..4 => {
+                world.crash(&path(n));
+                checkpoints += u32::from(world.is_from_checkpoint);
+            }
+            4..6 => world.check_bodies(),
+            6..8 => {
+                world.checkpoint();
+                // mostly, something is written before the end
+                if rng.bool() {
+                    world.reopen();
+                    checkpoints += u32::from(world.is_from_checkpoint);
+                }
+            }
             8..12 => world.flush(),
             12..30 => world.compact(),
             30..60 => publish(&mut world, rng),
@@ -50,6 +69,7 @@ fn run(seed: u64) {
     }
     world.reopen();
     world.check_bodies();
+    checkpoints
 }
 
 fn publish(world: &mut World, rng: &mut Rng) {

@@ -17,6 +17,8 @@ pub(super) struct World {
     /// The model after the last write, which is what a crash leaves.
     pub(super) written: Model,
     places: BTreeMap<u64, (LogLocation, u32)>,
+    /// True if it was opened with a checkpoint.
+    pub(super) is_from_checkpoint: bool,
     /// Number of messages that may still be relocated, to simulate a crash in the middle of a
     /// compaction.
     pub(super) relocations: Option<usize>,
@@ -44,6 +46,7 @@ impl World {
             written: model.clone(),
             model,
             places,
+            is_from_checkpoint: report.is_from_checkpoint,
             relocations: None,
             max_part: usize::MAX,
         }
@@ -62,6 +65,12 @@ impl World {
     pub(super) fn flush(&mut self) {
         self.log.flush().unwrap();
         self.written = self.model.clone();
+    }
+
+    /// Writes a checkpoint, which fails while segments are being removed.
+    pub(super) fn checkpoint(&mut self) {
+        self.flush();
+        let _ = self.log.checkpoint();
     }
 
     pub(super) fn publish(

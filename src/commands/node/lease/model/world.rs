@@ -238,7 +238,7 @@ impl World {
         let Some((node, kind)) = self.owner(connection) else { return };
         let event = match said {
             FromNsqd::Delivered { token, published } => {
-                LeaseEvent::TokenDelivered { token, published, fleet: fleet_config() }
+                LeaseEvent::TokenDelivered { token, published, fleet: fleet_config(), epoch: None }
             }
             FromNsqd::Ok { number } => LeaseEvent::HeartbeatConfirmed { number },
             FromNsqd::TouchFailed => LeaseEvent::TouchFailed,

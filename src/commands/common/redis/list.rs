@@ -7,8 +7,10 @@ use mqueue::proto::HostPort;
 
 /// The port of Redis.
 const DEFAULT_PORT: u16 = 6379;
-/// The limit on a key's length here.
-const MAX_KEY: usize = 512;
+
+/// The answer to an address of Sentinel.
+pub(crate) const SENTINEL: &str =
+    "Sentinel is not supported: use redis://HOST:PORT with an address that follows the master";
 
 /// A list, and the server that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,9 @@ pub(crate) struct RedisList {
 }
 
 impl RedisList {
+    /// The limit on a key's length here.
+    pub(crate) const MAX_KEY: usize = 512;
+
     /// Returns the key of something that belongs to the list, in the same slot of a cluster.
     pub(crate) fn key_of(&self, what: &str) -> String {
         let tag = self.key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
@@ -41,6 +46,7 @@ impl FromStr for RedisList {
         let (tls, rest) = match (text.strip_prefix("redis://"), text.strip_prefix("rediss://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
+            (None, None) if text.contains("sentinel") => return Err(SENTINEL.to_owned()),
             (None, None) => return Err(usage()),
         };
         let (server, path) = rest.split_once('/').ok_or_else(usage)?;
@@ -57,7 +63,7 @@ impl FromStr for RedisList {
         let has_port = server.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let server = if has_port { server.to_owned() } else { format!("{server}:{DEFAULT_PORT}") };
         let server: HostPort = server.parse().map_err(|error: mqueue::proto::InvalidHostPort| error.to_string())?;
-        let key = decode(key).filter(|key| !key.is_empty() && key.len() <= MAX_KEY).ok_or_else(usage)?;
+        let key = decode(key).filter(|key| !key.is_empty() && key.len() <= Self::MAX_KEY).ok_or_else(usage)?;
         Ok(Self { tls, server: server.to_reach(), database, key, has_secret })
     }
 }
@@ -99,6 +105,7 @@ mod tests {
             let list: RedisList = text.parse().unwrap();
             assert_eq!((list.to_string().as_str(), list.to_string().parse()), (shown, Ok(list)));
         }
+        assert_eq!("redis+sentinel://host/m/a".parse::<RedisList>(), Err(SENTINEL.to_owned()));
         for wrong in ["", "jobs", "redis:/x", "redis://host", "redis://host/", "redis://host/a?x=1", "redis://h/%zz"] {
             assert!(wrong.parse::<RedisList>().is_err_and(|error| !error.contains('\n')), "{wrong:?}");
         }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::redis_list::RedisList;
+use super::list::RedisList;
 use super::resp::{MalformedReply, RedisReply, add_command, take_reply};
 use crate::commands::common::exit::{Exit, Failure};
 use mqueue::io_error::describe;
@@ -28,7 +28,7 @@ const MAX_SECRET: u64 = 64 << 10;
 
 /// Failure of Redis.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RedisError {
+pub(crate) enum RedisError {
     #[error("cannot connect to Redis at {server}: {}", describe(.error))]
     Unreachable { server: HostPort, error: io::Error },
     #[error("connection to Redis at {server} lost: {}", describe(.error))]
@@ -41,24 +41,24 @@ pub(super) enum RedisError {
 
 /// User and password for AUTH.
 #[derive(Clone)]
-pub(super) struct RedisSecret {
+pub(crate) struct RedisSecret {
     user: Option<String>,
     password: String,
 }
 
 /// The way to connect.
 #[derive(Debug, Clone)]
-pub(super) struct RedisServer {
-    pub(super) list: RedisList,
-    pub(super) tls: Option<TlsClient>,
-    pub(super) secret: Option<RedisSecret>,
+pub(crate) struct RedisServer {
+    pub(crate) list: RedisList,
+    pub(crate) tls: Option<TlsClient>,
+    pub(crate) secret: Option<RedisSecret>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection.
-pub(super) struct RedisConnection {
+pub(crate) struct RedisConnection {
     server: HostPort,
     list: RedisList,
     stream: Box<dyn Stream>,
@@ -69,7 +69,7 @@ pub(super) struct RedisConnection {
 
 impl RedisSecret {
     /// Reads a file: one line, `PASSWORD` or `USER PASSWORD`.
-    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let failure = |why: &str| Failure::new(Exit::Usage, format!("cannot use the password in {shown}: {why}"));
         let length = std::fs::metadata(path).map_err(|e| failure(&describe(&e)))?.len();
@@ -95,11 +95,38 @@ impl std::fmt::Debug for RedisSecret {
 }
 
 impl RedisServer {
+    /// Makes the way to the server of `list`, with the secret in `secret_file`; `tls` is used if the
+    /// address asks for it.
+    ///
+    /// # Errors
+    /// The address has a secret in it, or the file cannot be used.
+    pub(crate) fn new(list: &RedisList, secret_file: Option<&Path>, tls: Option<&TlsClient>) -> Result<Self, Failure> {
+        if list.has_secret {
+            let line = format!(
+                "{list}: no user and no password in an address, which others see: put them into a file, and name it with --redis-auth-file"
+            );
+            return Err(Failure::new(Exit::Usage, line));
+        }
+        let secret = secret_file.map(RedisSecret::read).transpose()?;
+        Ok(Self { list: list.clone(), tls: tls.filter(|_| list.tls).cloned(), secret })
+    }
+
+    /// Connects, for the first time.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), with the exit code of the program.
+    pub(crate) async fn connect_first(&self) -> Result<RedisConnection, Failure> {
+        self.connect().await.map_err(|error| {
+            let exit = if matches!(error, RedisError::Unreachable { .. }) { Exit::Unavailable } else { Exit::Failure };
+            Failure::new(exit, error)
+        })
+    }
+
     /// Connects, authenticates, and finds the node of a cluster that has the list.
     ///
     /// # Errors
     /// Redis is unreachable, refuses the secret, or has something else under the list's name.
-    pub(super) async fn connect(&self) -> Result<RedisConnection, RedisError> {
+    pub(crate) async fn connect(&self) -> Result<RedisConnection, RedisError> {
         let mut server = self.list.server.clone();
         for _ in 0..MAX_MOVES {
             let mut connection = self.connect_to(&server).await?;
@@ -150,7 +177,7 @@ impl RedisServer {
 
 impl RedisConnection {
     /// Adds a command to the next pipeline.
-    pub(super) fn add(&mut self, command: &[&[u8]]) {
+    pub(crate) fn add(&mut self, command: &[&[u8]]) {
         add_command(command, &mut self.written);
         self.unanswered += 1;
     }
@@ -159,13 +186,8 @@ impl RedisConnection {
     ///
     /// # Errors
     /// The connection is lost. Some of the commands may have been executed.
-    pub(super) async fn run(&mut self) -> Result<Vec<RedisReply>, RedisError> {
-        let mut written = Bytes::from(std::mem::take(&mut self.written));
-        while !written.is_empty() {
-            let wrote = timeout(SILENCE, self.stream.write(&written)).await.unwrap_or_else(|_| Err(silent()));
-            let _ = written.split_to(wrote.map_err(|error| self.lost(error))?);
-        }
-        timeout(SILENCE, self.stream.flush()).await.unwrap_or_else(|_| Err(silent())).map_err(|e| self.lost(e))?;
+    pub(crate) async fn run(&mut self) -> Result<Vec<RedisReply>, RedisError> {
+        self.write().await?;
         let mut replies = Vec::with_capacity(self.unanswered);
         while self.unanswered > 0 {
             match take_reply(&mut self.read) {
@@ -180,6 +202,40 @@ impl RedisConnection {
         Ok(replies)
     }
 
+    async fn write(&mut self) -> Result<(), RedisError> {
+        let mut written = Bytes::from(std::mem::take(&mut self.written));
+        while !written.is_empty() {
+            let wrote = timeout(SILENCE, self.stream.write(&written)).await.unwrap_or_else(|_| Err(silent()));
+            let _ = written.split_to(wrote.map_err(|error| self.lost(error))?);
+        }
+        timeout(SILENCE, self.stream.flush()).await.unwrap_or_else(|_| Err(silent())).map_err(|e| self.lost(e))
+    }
+
+    /// Waits for something that Redis sends unasked, on a connection that subscribes. After `quiet`
+    /// without a byte Redis is asked to answer, and after the same time again the connection is lost.
+    pub(crate) async fn next_pushed(&mut self, quiet: Duration) -> Result<RedisReply, RedisError> {
+        let mut is_asked = false;
+        loop {
+            match take_reply(&mut self.read) {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(_) => return Err(self.malformed()),
+            }
+            self.read.reserve(READ_BYTES / 16);
+            match timeout(quiet, self.stream.read_buf(&mut self.read)).await {
+                Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.lost(error)),
+                Err(_) if is_asked => return Err(self.lost(io::ErrorKind::TimedOut.into())),
+                Err(_) => {
+                    is_asked = true;
+                    add_command(&[b"PING"], &mut self.written);
+                    self.write().await?;
+                }
+            }
+        }
+    }
+
     async fn read_more(&mut self) -> Result<(), RedisError> {
         // a string of 10 MB is not copied for each piece of it
         self.read.reserve(READ_BYTES.max(self.read.len() / 2));
@@ -191,26 +247,49 @@ impl RedisConnection {
     }
 
     /// Runs one command.
-    pub(super) async fn ask(&mut self, command: &[&[u8]]) -> Result<RedisReply, RedisError> {
+    pub(crate) async fn ask(&mut self, command: &[&[u8]]) -> Result<RedisReply, RedisError> {
         self.add(command);
         let mut replies = self.run().await?;
         replies.pop().ok_or_else(|| self.malformed())
     }
 
-    async fn ask_ok(&mut self, command: &[&[u8]]) -> Result<(), RedisError> {
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// Also if Redis replies with an error.
+    pub(crate) async fn ask_for(&mut self, command: &[&[u8]]) -> Result<RedisReply, RedisError> {
         match self.ask(command).await? {
             RedisReply::Error(error) => Err(self.refused(error)),
-            _ => Ok(()),
+            reply => Ok(reply),
         }
     }
 
+    /// Adds a script to the next pipeline.
+    pub(crate) fn add_script(&mut self, script: &str, keys: &[&str], arguments: &[&[u8]]) {
+        let number = keys.len().to_string();
+        let mut command: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), number.as_bytes()];
+        command.extend(keys.iter().map(|key| key.as_bytes()));
+        command.extend(arguments);
+        self.add(&command);
+    }
+
+    async fn ask_ok(&mut self, command: &[&[u8]]) -> Result<(), RedisError> {
+        self.ask_for(command).await.map(drop)
+    }
+
     /// Makes the failure for an error that Redis replied.
-    pub(super) fn refused(&self, reply: String) -> RedisError {
+    pub(crate) fn refused(&self, reply: String) -> RedisError {
         RedisError::Refused { list: self.list.clone(), remedy: remedy(&reply), reply }
     }
 
+    /// Makes the failure for an error that Redis replied, about another key.
+    pub(crate) fn refused_key(&self, key: &str, reply: String) -> RedisError {
+        let list = RedisList { key: key.to_owned(), ..self.list.clone() };
+        RedisError::Refused { list, remedy: remedy(&reply), reply }
+    }
+
     /// Makes the failure for a reply of the wrong kind.
-    pub(super) fn malformed(&self) -> RedisError {
+    pub(crate) fn malformed(&self) -> RedisError {
         RedisError::Malformed { server: self.server.clone(), error: MalformedReply }
     }
 
@@ -245,6 +324,9 @@ fn remedy(reply: &str) -> &'static str {
         ("CROSSSLOT", "the list's name has no usable {tag} for a cluster: name another"),
         ("LOADING", "Redis is starting"),
     ];
+    if reply.contains("unknown command") && reply.contains("TYPE") {
+        return "this server has no lists: name Redis itself, not its Sentinel";
+    }
     let known = REMEDIES.iter().find(|(code, _)| reply.split_whitespace().any(|word| word.trim_matches(':') == *code));
     known.map_or("Redis refuses this", |(_, remedy)| remedy)
 }
@@ -263,6 +345,7 @@ mod tests {
             ("ERR Error running script (call to f_77): @user_script:2: OOM command not allowed", "full"),
             ("READONLY You can't write against a read only replica.", "master"),
             ("ERR unknown command", "refuses"),
+            ("ERR unknown command 'TYPE', with args beginning with: 'jobs' ", "not its Sentinel"),
         ] {
             assert!(remedy(reply).contains(words), "{reply}: {}", remedy(reply));
         }

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 4;
 
 /// A reply of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RedisReply {
+pub(crate) enum RedisReply {
     /// `+OK`, and the like.
     Status(String),
     /// An error's code and text.
@@ -24,13 +24,33 @@ pub(super) enum RedisReply {
     List(Vec<RedisReply>),
 }
 
+impl RedisReply {
+    /// Returns a number.
+    pub(crate) fn number(&self) -> Option<i64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes that are no reply of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no reply of Redis: is the address right, and is TLS (rediss://) on both sides or on neither?")]
-pub(super) struct MalformedReply;
+pub(crate) struct MalformedReply;
+
+/// Returns the strings of a list; `None` if it is none.
+pub(crate) fn texts(reply: RedisReply) -> Option<Vec<Bytes>> {
+    let RedisReply::List(list) = reply else { return None };
+    let text = |reply| match reply {
+        RedisReply::Text(text) => Some(text),
+        _ => None,
+    };
+    list.into_iter().map(text).collect()
+}
 
 /// Appends a command to what is written.
-pub(super) fn add_command(parts: &[&[u8]], out: &mut Vec<u8>) {
+pub(crate) fn add_command(parts: &[&[u8]], out: &mut Vec<u8>) {
     add_length(b'*', parts.len(), out);
     for part in parts {
         add_length(b'$', part.len(), out);
@@ -47,7 +67,7 @@ fn add_length(kind: u8, length: usize, out: &mut Vec<u8>) {
 
 /// Takes a whole reply from the beginning of what was read; `None` if more has to be read. Texts
 /// share the memory of `read`.
-pub(super) fn take_reply(read: &mut BytesMut) -> Result<Option<RedisReply>, MalformedReply> {
+pub(crate) fn take_reply(read: &mut BytesMut) -> Result<Option<RedisReply>, MalformedReply> {
     let Some(length) = whole_length(read, 0, 0)? else { return Ok(None) };
     let mut whole = read.split_to(length).freeze();
     parse(&mut whole).map(Some)
