@@ -34,6 +34,7 @@ mod page;
 mod pipeline;
 mod publish;
 mod quiet;
+mod threads;
 mod tls;
 
 use std::path::Path;
@@ -68,6 +69,7 @@ fn main() {
         ("log", log::run),
         ("broker", broker::run),
         ("fanout", fanout::run),
+        ("threads", threads::run),
         ("pipeline", pipeline::run),
         ("gateway", gateway::run),
         ("bridge", bridge::run),

@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -390,12 +390,6 @@ impl Broker {
         shared.connections.remove(&session);
         shared.state.disconnect(session);
         let _ = self.after_change(&mut shared);
-    }
-
-    /// True if the lock of the state is held at this moment, for measurements.
-    #[doc(hidden)]
-    pub fn is_locked(&self) -> bool {
-        matches!(self.shared.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     fn lock(&self) -> LockedState<'_> {
