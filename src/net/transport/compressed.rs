@@ -10,8 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::deflate::Deflate;
 use super::snappy::Snappy;
 
-/// Bytes taken, decompressed or compressed at a time.
+/// Bytes decompressed at a time, and compressed bytes that may wait for the peer.
 const STEP: usize = 64 * 1024;
+/// Bytes compressed at a time. Each such piece is sent at once, so that the peer decompresses it
+/// while the next one is compressed.
+const PIECE: usize = 16 * 1024;
 /// Bytes read from the peer at a time.
 const READ: usize = 16 * 1024;
 
@@ -32,8 +35,8 @@ enum Codec {
 
 /// A stream over `S` that compresses what is written and decompresses what is read.
 ///
-/// Written bytes reach the peer with `flush` only. Memory is bounded whatever the peer sends: at
-/// most 64 KiB are decompressed ahead of the reader.
+/// Written bytes are with the peer after `flush`; parts of long writes are sent before. Memory is
+/// bounded whatever the peer sends: at most 64 KiB are decompressed ahead of the reader.
 ///
 /// Cancel safety: reading and writing keep everything when the future is dropped.
 #[derive(Debug)]
@@ -151,12 +154,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Compressed<S> {
         if this.output.len() - this.sent >= STEP {
             ready!(this.poll_send(cx))?;
         }
-        let taken = &bytes[..bytes.len().min(STEP)];
+        let taken = &bytes[..bytes.len().min(PIECE)];
         match &mut this.codec {
             Codec::Deflate(codec) => codec.encode(taken, &mut this.output)?,
             Codec::Snappy(codec) => codec.encode(taken, &mut this.output)?,
         }
         this.unflushed = true;
+        if taken.len() == PIECE {
+            if let Codec::Snappy(codec) = &mut this.codec {
+                codec.flush(&mut this.output)?;
+            }
+            // what cannot be sent yet is sent with the next write, or the flush
+            if let Poll::Ready(Err(error)) = this.poll_send(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
         Poll::Ready(Ok(taken.len()))
     }
 
