@@ -31,7 +31,7 @@ impl ArrivalWatch {
 
     /// Connects and sends IDENTIFY with this heartbeat interval. nsqd disconnects a client that is
     /// silent for two of them.
-    pub(crate) async fn connect_with_heartbeat(
+    pub async fn connect_with_heartbeat(
         address: &Address,
         config: &ConnectConfig,
         heartbeat: Duration,
@@ -51,7 +51,7 @@ impl ArrivalWatch {
     }
 
     /// Stays subscribed without asking for messages; fails when the connection ends.
-    pub(crate) async fn stay(mut self) -> Result<(), Error> {
+    pub async fn stay(mut self) -> Result<(), Error> {
         self.next_message().await
     }
 
