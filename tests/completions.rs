@@ -99,11 +99,20 @@ impl Shell {
     }
 
     /// Presses Tab until the command line is like this. On a busy machine the broker's names may
-    /// come too late for one Tab.
+    /// come too late for one Tab; a second Tab after it would only list in bash, so another key
+    /// (Ctrl-E, to the end of the line) comes first.
     #[track_caller]
     fn completes(&self, is: impl Fn(&str) -> bool) {
+        self.presses(&["C-e", "Tab"], is);
+    }
+
+    /// Presses Tab, and then `again`, until the command line is like this.
+    #[track_caller]
+    fn presses(&self, again: &[&str], is: impl Fn(&str) -> bool) {
+        let mut keys = &["Tab"][..];
         self.until(|| {
-            self.tmux.press(&["Tab"]);
+            self.tmux.press(keys);
+            keys = again;
             let pressed = Instant::now();
             while !is(&self.line()) && pressed.elapsed() < Duration::from_secs(3) {
                 std::thread::sleep(Duration::from_millis(10));
@@ -142,7 +151,7 @@ fn commands_flags_and_names_are_completed() {
             let screen = shell.tmux.screen();
             screen.contains("context") && screen.contains("consumer")
         };
-        shell.completes(|_| is_listed());
+        shell.presses(&["Tab"], |_| is_listed());
         shell.clear();
         for (typed, line) in [
             ("mqueue cons", "$ mqueue consumer"),
