@@ -41,7 +41,8 @@ pub(super) struct CheckpointSegment {
 }
 
 impl CheckpointSegment {
-    /// Describes a segment by its file; `None` if the file is shorter than a header.
+    /// Describes a segment by its file. Fails if the file cannot be read, or is shorter than a
+    /// header.
     pub(super) fn of(path: &Path, extent: Extent, contents: SegmentContents) -> io::Result<Self> {
         Ok(Self { extent, header: read_header(&File::open(file_path(path, extent.number))?)?, contents })
     }
