@@ -45,6 +45,8 @@ pub(super) struct Record {
     ended: BTreeSet<GroupMessage>,
     /// Messages that a handler gave up.
     given_up: BTreeSet<GroupMessage>,
+    /// Handlers that began, whatever came of them.
+    pub(super) begun: u64,
     pub(super) handlings: u64,
     pub(super) letters: u64,
     /// The number of tries after which a message becomes a dead letter; 0 for never.
@@ -72,6 +74,7 @@ impl SharedRecord {
             acknowledged: BTreeMap::new(),
             ended: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            begun: 0,
             handlings: 0,
             letters: 0,
             max_tries,
@@ -126,6 +129,7 @@ impl Record {
 
     /// A handler begins with a message.
     pub(super) fn begins(&mut self, (group, number): GroupMessage, attempts: u16) {
+        self.begun += 1;
         if !self.is_calm(number) {
             return;
         }
