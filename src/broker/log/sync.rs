@@ -10,6 +10,7 @@
 //! until a new segment was synced. The thread also removes spent segments, once the data that
 //! replaces them is synced.
 
+mod gathering;
 mod thread;
 
 use std::collections::VecDeque;
@@ -124,6 +125,10 @@ struct SyncQueue {
     targets: Vec<SyncTarget>,
     /// The number of messages published since the targets were last taken, if it matters.
     published: u64,
+    /// The number of writes since the targets were last taken.
+    writes: u64,
+    /// The number of writes at which the thread is woken while it gathers; 0 if it does not.
+    wanted: u64,
     removals: VecDeque<Removal>,
     /// The number of removals in progress.
     removing: usize,
@@ -250,8 +255,14 @@ impl Syncer {
         }
         let mut work = self.shared.work();
         let number = segment.extent().number;
+        work.writes += 1;
         match work.targets.last_mut().filter(|target| target.segment == number) {
-            Some(target) => target.to = position,
+            Some(target) => {
+                target.to = position;
+                if work.writes == work.wanted {
+                    self.shared.wake();
+                }
+            }
             None => {
                 work.targets.push(SyncTarget { segment: number, file: segment.file(), to: position });
                 self.shared.wake();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::super::segment::{Extent, file_path};
 use super::super::segments::IdRange;
 use super::super::strip::strip;
+use super::gathering::Gathering;
 use super::{Removal, SyncFile, SyncMode, SyncQueue, SyncShared, SyncTarget};
 use crate::io_error::describe;
 
@@ -30,6 +31,16 @@ struct SyncRound {
     removals: Vec<Removal>,
 }
 
+/// When the thread syncs next.
+#[derive(Debug, Default)]
+struct SyncPace {
+    /// When the targets that wait for the interval are due.
+    due: Option<Instant>,
+    gathering: Gathering,
+    /// The time of the last sync of a segment.
+    last_sync: Duration,
+}
+
 /// The thread's next step.
 enum NextStep {
     Round(SyncRound),
@@ -46,22 +57,22 @@ impl SyncThread {
 
     /// Works until the writer's handle is dropped and all work is done.
     pub(super) fn run(self) {
-        let mut due = None;
-        while let Some(round) = self.next_round(&mut due) {
-            self.perform(round);
+        let mut pace = SyncPace::default();
+        while let Some(round) = self.next_round(&mut pace) {
+            self.perform(round, &mut pace);
         }
     }
 
     /// Does the same as a task in a simulated world, where syncing takes virtual time.
     #[cfg(test)]
     pub(super) async fn run_simulated(self) {
-        let (shared, mut due) = (self.shared.clone(), None);
+        let (shared, mut pace) = (self.shared.clone(), SyncPace::default());
         loop {
-            let step = self.next_step(&mut shared.work(), &mut due);
+            let step = self.next_step(&mut shared.work(), &mut pace);
             match step {
                 NextStep::Round(round) => {
                     tokio::time::sleep(crate::simulated::sync_time()).await;
-                    self.perform(round);
+                    self.perform(round, &mut pace);
                 }
                 NextStep::Wait(None) => shared.simulated_wake.notified().await,
                 NextStep::Wait(Some(time)) => {
@@ -72,20 +83,24 @@ impl SyncThread {
         }
     }
 
-    fn perform(&self, round: SyncRound) {
+    fn perform(&self, round: SyncRound, pace: &mut SyncPace) {
         if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
             self.sync_directory(newest);
         }
-        round.targets.into_iter().for_each(|target| self.sync(target));
+        for target in round.targets {
+            let begun = Instant::now();
+            self.sync(target);
+            pace.last_sync = begun.elapsed();
+        }
         self.remove(&round.removals);
     }
 
     /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
-    fn next_round(&self, due: &mut Option<Instant>) -> Option<SyncRound> {
+    fn next_round(&self, pace: &mut SyncPace) -> Option<SyncRound> {
         let mut work = self.shared.work();
         loop {
             let wake = &self.shared.wake;
-            work = match self.next_step(&mut work, due) {
+            work = match self.next_step(&mut work, pace) {
                 NextStep::Round(round) => return Some(round),
                 NextStep::Wait(None) => wake.wait(work).unwrap_or_else(PoisonError::into_inner),
                 NextStep::Wait(Some(time)) => wake.wait_timeout(work, time).unwrap_or_else(PoisonError::into_inner).0,
@@ -94,28 +109,35 @@ impl SyncThread {
         }
     }
 
-    /// The next step; `due` is when the targets that wait for the interval are due. Removals in
-    /// between do not postpone them.
-    fn next_step(&self, work: &mut SyncQueue, due: &mut Option<Instant>) -> NextStep {
+    /// The next step. Removals in between do not postpone targets that wait for the interval.
+    fn next_step(&self, work: &mut SyncQueue, pace: &mut SyncPace) -> NextStep {
         let removals = self.removable(work);
         let wait = match (self.shared.mode, work.targets.is_empty()) {
             (SyncMode::Interval, false) if !self.shared.is_due(work) => {
-                let due = *due.get_or_insert_with(|| Instant::now() + self.shared.interval);
+                let due = *pace.due.get_or_insert_with(|| Instant::now() + self.shared.interval);
                 due.saturating_duration_since(Instant::now())
             }
-            (SyncMode::Always | SyncMode::Interval | SyncMode::Never, _) => Duration::ZERO,
+            (SyncMode::Always, _) => pace.gathering.wait(work.writes, pace.last_sync, Instant::now()),
+            (SyncMode::Interval | SyncMode::Never, _) => Duration::ZERO,
         };
         let has_targets = !work.targets.is_empty() && (wait.is_zero() || work.is_closing);
         if has_targets || !removals.is_empty() {
             let targets = if has_targets { std::mem::take(&mut work.targets) } else { Vec::new() };
-            *due = due.filter(|_| !has_targets);
-            work.published = if has_targets { 0 } else { work.published };
+            if has_targets {
+                pace.due = None;
+                work.published = 0;
+                pace.gathering.begin(std::mem::take(&mut work.writes));
+                work.wanted = 0;
+            }
             let is_directory_dirty = has_targets && std::mem::take(&mut work.is_directory_dirty);
             return NextStep::Round(SyncRound { targets, is_directory_dirty, removals });
         }
         match work.is_closing {
             true => NextStep::End,
-            false => NextStep::Wait((!wait.is_zero()).then_some(wait)),
+            false => {
+                work.wanted = pace.gathering.wanted;
+                NextStep::Wait((!wait.is_zero()).then_some(wait))
+            }
         }
     }
 
