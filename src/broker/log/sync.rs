@@ -136,8 +136,10 @@ struct SyncQueue {
     gone: u32,
     /// Results of stripping: segments with their new length, or the error.
     stripped: Vec<(u32, io::Result<u32>)>,
-    /// True if a segment was created since the directory was last synced.
+    /// True if a segment was created since the directory was last synced, or that sync failed after a removal.
     is_directory_dirty: bool,
+    /// True if the directory could not be synced after a removal: no further ones until it was.
+    is_removal_paused: bool,
     /// The last segment that could not be synced; neither it nor older ones are synced any more.
     failed: u32,
     /// The reason why nothing is accepted.

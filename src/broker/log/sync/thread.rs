@@ -92,7 +92,7 @@ impl SyncThread {
             self.sync(target);
             pace.last_sync = begun.elapsed();
         }
-        self.remove(&round.removals);
+        self.remove(round.removals);
     }
 
     /// Waits until there is work and it is due; `None` after the writer's handle was dropped.
@@ -145,6 +145,9 @@ impl SyncThread {
     /// lost by a failed sync must wait until the segment of the lost data is not needed either:
     /// both are removed together.
     fn removable(&self, work: &mut SyncQueue) -> Vec<Removal> {
+        if work.is_removal_paused {
+            return Vec::new();
+        }
         let progress = self.shared.progress.borrow();
         let never = self.shared.mode == SyncMode::Never;
         let passed = work.removals.iter().take_while(|removal| never || removal.to <= progress.passed).count();
@@ -170,8 +173,11 @@ impl SyncThread {
     /// Syncs the directory: without that, a new segment may be missing after a crash of the
     /// machine.
     fn sync_directory(&self, newest: &SyncTarget) {
-        if let Err(error) = (self.sync)(&self.directory) {
-            self.fail(newest.segment, &format!("could not sync {}: {}", self.path.display(), describe(&error)));
+        match (self.sync)(&self.directory) {
+            Ok(()) => self.shared.work().is_removal_paused = false,
+            Err(error) => {
+                self.fail(newest.segment, &format!("could not sync {}: {}", self.path.display(), describe(&error)));
+            }
         }
     }
 
@@ -211,19 +217,32 @@ impl SyncThread {
         self.shared.failure_notify.notify_one();
     }
 
-    fn remove(&self, removals: &[Removal]) {
-        for Removal { segment, all_but, .. } in removals {
+    /// Removes segments in their order. If the directory cannot be synced after one, the rest waits
+    /// until it can, which the next write tries.
+    fn remove(&self, removals: Vec<Removal>) {
+        let mut removals = removals.into_iter();
+        while let Some(Removal { segment, all_but, .. }) = removals.next() {
             let path = file_path(&self.path, segment.number);
             if let Some(keep) = all_but {
-                self.strip(*segment, keep);
+                self.strip(segment, &keep);
             } else if let Err(error) = fs::remove_file(&path) {
                 let path = path.display();
                 tracing::warn!(%path, error = %describe(&error), "cannot remove a segment without live messages");
             }
-            if self.shared.mode != SyncMode::Never {
-                // Before the next removal: if the machine crashed, and a segment came back without the newer one
-                // that has its finished messages, these would be delivered again.
-                let _ = (self.sync)(&self.directory);
+            if self.shared.mode == SyncMode::Never {
+                continue;
+            }
+            // Before the next removal: if the machine crashed, and a segment came back without the newer one
+            // that has its finished messages, these would be delivered again.
+            if let Err(error) = (self.sync)(&self.directory) {
+                let path = self.path.display();
+                tracing::warn!(%path, error = %describe(&error), "cannot sync the folder after a removal; the next one waits");
+                let mut work = self.shared.work();
+                (work.is_directory_dirty, work.is_removal_paused) = (true, true);
+                for removal in removals.rev() {
+                    work.removals.push_front(removal);
+                }
+                break;
             }
         }
         self.shared.work().removing = 0;

@@ -151,10 +151,15 @@ fn changes_are_written_on_a_disk_that_another_program_keeps_full() {
 
 /// A log whose syncs fail as long as the flag is set.
 fn failing(path: &Path, mode: SyncMode) -> (Arc<AtomicBool>, DiskLog) {
+    failing_for(path, mode, |_| true)
+}
+
+/// A log whose syncs of some files fail as long as the flag is set.
+fn failing_for(path: &Path, mode: SyncMode, is_affected: fn(&File) -> bool) -> (Arc<AtomicBool>, DiskLog) {
     let fails = Arc::new(AtomicBool::new(false));
     let sync = {
         let fails = fails.clone();
-        move |file: &File| match fails.load(Ordering::SeqCst) {
+        move |file: &File| match fails.load(Ordering::SeqCst) && is_affected(file) {
             true => Err(io::Error::other("the disk is broken")),
             false => file.sync_data(),
         }
@@ -368,4 +373,43 @@ async fn a_relocated_message_is_synced_before_its_segment_is_removed() {
     assert_eq!(world.model.messages.len(), 1, "the carried one replaces the first");
     drop(world);
     assert_eq!(files(directory.path()), ["0000000002.log"], "opening syncs what is there");
+}
+
+#[tokio::test]
+async fn a_removal_waits_until_the_folder_was_synced_after_the_one_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_folder = |file: &File| file.metadata().unwrap().is_dir();
+    let (fails, mut log) = failing_for(directory.path(), SyncMode::Always, is_folder);
+    let mut synced = log.synced();
+    let mut locations = Vec::new();
+    for first in 1..=3 {
+        locations.push(publish(&mut log, first).unwrap().unwrap());
+        log.begin_segment(0).unwrap();
+    }
+    synced.reached(log.position()).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    for (id, location) in (1..).zip(&locations[..2]) {
+        log.note(&Change::Finished(CHANNEL, id));
+        log.flush().unwrap();
+        log.spent(location.segment, 1, 100);
+    }
+    let has = |name: &str| files(directory.path()).contains(&name.to_owned());
+    // the first removal, whose sync fails; a later write tries again, and fails as well
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while has("0000000001.log") || log.failure().is_none() {
+        assert!(Instant::now() < deadline, "{:?}", files(directory.path()));
+        log.note(&Change::Requeued(CHANNEL, 3, 1, None));
+        let _ = log.flush();
+        tokio::task::yield_now().await;
+    }
+    assert!(has("0000000002.log"), "{:?}", files(directory.path()));
+    fails.store(false, Ordering::SeqCst);
+    let mut ids = 4..;
+    while has("0000000002.log") {
+        assert!(Instant::now() < deadline, "{:?}", files(directory.path()));
+        log.retry = None;
+        let _ = publish(&mut log, ids.next().unwrap());
+        tokio::task::yield_now().await;
+    }
+    assert!(has("0000000003.log"), "it has a message");
 }
