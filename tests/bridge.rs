@@ -413,6 +413,22 @@ fn a_stream_crosses_to_another_cluster_with_selected_messages() {
     assert_eq!(consumed(&there, |seen| seen >= 1).into_keys().collect::<Vec<_>>(), [br#"{"number":7}"#.to_vec()]);
 }
 
+/// It waited for its next sign of life, 2 s later.
+#[test]
+fn a_bridge_ends_as_soon_as_its_entries_are_published() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let nsqd = Nsqd::embedded(&[]);
+    let run = |_| {
+        push(&redis, "LPUSH", &numbered(10));
+        let start = Instant::now();
+        succeeded(from_redis(&redis, &nsqd, "--count 10").run());
+        start.elapsed()
+    };
+    // the machine may be busy during some
+    let quickest = (0..5).map(run).min().expect("some runs");
+    assert!(quickest < Duration::from_millis(1500), "{quickest:?}");
+}
+
 #[test]
 fn the_rate_is_kept_in_both_directions() {
     let Some(redis) = Redis::start(&[]) else { return };

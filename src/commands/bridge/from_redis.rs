@@ -209,7 +209,8 @@ impl FromRedis {
                     }
                 }
             }
-            if taken == 0 {
+            let is_over = is_stopping && self.publishing.is_empty();
+            if taken == 0 && !is_over {
                 self.wait(redis, most > 0).await?;
             }
         }
