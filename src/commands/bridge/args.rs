@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::exit_args::ExitArgs;
 use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::redis::RedisList;
-use crate::commands::common::values::{duration, rate, whole};
+use crate::commands::common::values::{rate, whole};
 use crate::commands::consumer::args::ConsumerTuning;
 use mqueue::client::{Address, Lookupd};
 use mqueue::proto::{ChannelName, TopicName};
@@ -48,14 +48,9 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_RATE", value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
 
-    /// Exit after this long without a message, received or in flight: seconds, or 30s, 5m [default:
-    /// never]
-    #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<Duration>,
-
-    /// Exit after this many messages have left the queue, and take no more [default: no limit]
-    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
-    pub count: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exit: ExitArgs,
 
     /// End of the list at which entries are pushed, by this bridge or by others; they are taken from
     /// the other end

@@ -90,8 +90,8 @@ async fn take(args: &Args, from: &RedisList, to: &TopicName, shutdown: &Shutdown
     let limits = TakeLimits {
         batch: args.batch_size.into(),
         rate: args.rate,
-        idle: args.timeout,
-        count: args.count,
+        idle: args.exit.timeout,
+        count: args.exit.count,
         end: match args.redis_push {
             ListEnd::Left => "RIGHT",
             ListEnd::Right => "LEFT",
@@ -159,8 +159,8 @@ async fn forward<W: PassOn + Send + Sync + 'static>(
     let mut config = WorkerConfig::default().with_max_attempts(0);
     config = config
         .with_dead_letters(worker_flags::dead_letters(from, None)?)
-        .with_idle_timeout(args.timeout)
-        .with_count(args.count);
+        .with_idle_timeout(args.exit.timeout)
+        .with_count(args.exit.count);
     config.publisher.connect = args.broker.connect();
     let worker = Worker::new(consumer, handler.clone(), config)?.with_progress_hook(
         notify_interval(),

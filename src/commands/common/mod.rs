@@ -12,6 +12,7 @@ pub(crate) mod context;
 pub(crate) mod dead_letters;
 pub(crate) mod embedded_broker;
 pub(crate) mod exit;
+pub(crate) mod exit_args;
 pub(crate) mod failure_args;
 pub(crate) mod file_args;
 pub(crate) mod handler_environment;

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::commands::common::broker_args;
 use crate::commands::common::client_args;
+use crate::commands::common::exit_args::ExitArgs;
 use crate::commands::common::failure_args::FailureArgs;
 use crate::commands::common::file_args::FileArgs;
 use crate::commands::common::metrics::listen_args::ListenArgs;
@@ -33,14 +34,9 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "channel", env = "GROUP", value_name = "NAME")]
     pub group: ChannelName,
 
-    /// Exit after this long without a message, received or in flight: seconds, or 30s, 5m [default:
-    /// never]
-    #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<Duration>,
-
-    /// Exit after this many messages have left the queue, and take no more [default: no limit]
-    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
-    pub count: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exit: ExitArgs,
 
     /// Create the stream and the group on every nsqd, take no message, and exit; retry: repeat
     /// until that succeeds [default without a value: once]

@@ -183,7 +183,7 @@ fn concurrency(args: &Args) -> u32 {
 fn worker_config(args: &Args) -> Result<WorkerConfig, Failure> {
     let config = worker_flags::worker_config(&args.stream, &args.handling.failing, args.broker.connect())?;
     let config = config.with_concurrency(concurrency(args) as usize);
-    Ok(config.with_idle_timeout(args.timeout).with_count(args.count))
+    Ok(config.with_idle_timeout(args.exit.timeout).with_count(args.exit.count))
 }
 
 fn consumer_config(args: &Args, handler: &BuiltinHandler) -> ConsumerConfig {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::commands::common::broker_args;
+use crate::commands::common::exit_args::ExitArgs;
 use crate::commands::common::metrics::listen_args::ListenArgs;
 use crate::commands::common::values::{duration, duration_in, duration_with_unit, whole};
 use crate::commands::consumer::args::ConsumerTuning;
@@ -50,14 +51,9 @@ pub(crate) struct Args {
     #[arg(long, env = "MQUEUE_SYNC_INTERVAL", value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub sync_interval: Duration,
 
-    /// Exit after this long without a message, received or in flight: seconds, or 30s, 5m [default:
-    /// never]
-    #[arg(long, env = "TIMEOUT", value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<Duration>,
-
-    /// Exit after this many messages have left the queue, and take no more [default: no limit]
-    #[arg(long, env = "MQUEUE_COUNT", value_name = "N", value_parser = whole::<u64>(1..))]
-    pub count: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exit: ExitArgs,
 
     /// Messages in flight at once, over all nsqds [default: 2000]
     #[arg(long, help_heading = "Tuning", env = "MQUEUE_MAX_IN_FLIGHT", value_name = "N", value_parser = whole::<u32>(1..))]

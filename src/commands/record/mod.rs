@@ -111,5 +111,5 @@ fn worker_config(args: &Args) -> WorkerConfig {
     // a message that cannot be written is tried again forever: it never becomes a dead letter
     let config = WorkerConfig::default().with_max_attempts(0).with_dead_letters(args.stream.clone());
     let config = config.with_concurrency(max_in_flight(args) as usize);
-    config.with_idle_timeout(args.timeout).with_count(args.count)
+    config.with_idle_timeout(args.exit.timeout).with_count(args.exit.count)
 }
