@@ -40,8 +40,8 @@ const AFTER_STEPS: Duration = Duration::from_secs(1800);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time in which nothing may be handled at the end.
 const QUIET: Duration = Duration::from_secs(30);
-/// The largest step of the wall clock, in milliseconds.
-const LARGEST_STEP: i64 = 600_000;
+/// The largest steps of the wall clock, in milliseconds: of most, and of some.
+const LARGEST_STEPS: [i64; 2] = [60_000, 600_000];
 /// Time in which nothing goes wrong, at the end.
 const CALM: Duration = Duration::from_secs(4);
 /// The longest time from a write to the end of its sync, if syncs are made at intervals: the
@@ -264,7 +264,8 @@ impl World {
             }
             10 => {
                 self.count("clock stepped");
-                self.wall_clock.step(self.rng.i64(-LARGEST_STEP..LARGEST_STEP));
+                let largest = LARGEST_STEPS[usize::from(self.rng.u8(..) < 32)];
+                self.wall_clock.step(self.rng.i64(-largest..largest));
                 self.record.lock().was_stepped = true;
             }
             11 if self.sync != SyncMode::Never => {
