@@ -19,12 +19,13 @@ need() {
     command -v "$command" >/dev/null || apt_install "$@"
 }
 
-# cargo_install PACKAGE…: installs those that are missing, built quickly, as they do little work here.
+# cargo_install PACKAGE…: installs those that are missing; what they have in common is compiled once, and all of it quickly, as they
+# do little work here.
 cargo_install() {
     local package
     for package in "$@"; do
         command -v "$package" >/dev/null ||
-            CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-                cargo install --quiet --locked "$package"
+            CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}/tools") CARGO_PROFILE_DEV_DEBUG=0 \
+                cargo install --quiet --locked --debug "$package"
     done
 }
