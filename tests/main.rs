@@ -88,6 +88,7 @@ mod wakeup;
 mod wakeup_bad_input;
 mod wakeup_edge;
 mod wakeup_hosts;
+mod wakeup_hosts_load;
 mod wakeup_listen;
 mod wakeup_outage;
 mod wakeup_thousand;

@@ -9,6 +9,12 @@ use crate::support::needs;
 /// Runs `tests/systemd/NAME` inside; skips the test if it cannot run here, which is a failure with
 /// MQUEUE_REQUIRE_PEERS=1.
 fn inside(script: &str) {
+    inside_with(script, &[]);
+}
+
+/// The same with counts in place of the script's own, which `make soak` plays (MQUEUE_SOAK=1).
+fn inside_with(script: &str, counts: &[(&str, &str)]) {
+    let counts = if std::env::var("MQUEUE_SOAK").is_ok_and(|v| v == "1") { &[] } else { counts };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
     let booted = nix::unistd::geteuid().is_root() && Path::new("/lib/systemd/systemd").exists();
@@ -22,6 +28,7 @@ fn inside(script: &str) {
         .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
         // a debug build takes longer to start, and other tests run beside this one
         .env("SLACK", "2")
+        .envs(counts.iter().copied())
         .output()
         .expect("the script is there");
     let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
@@ -34,15 +41,15 @@ fn inside(script: &str) {
 }
 
 #[test]
-fn a_consumer_sleeps_and_wakes_fifty_times() {
+fn a_consumer_sleeps_and_wakes_again_and_again() {
     needs!("nsqd");
-    inside("sleeps-and-wakes");
+    inside_with("sleeps-and-wakes", &[("ROUNDS", "15")]);
 }
 
 #[test]
 fn a_consumer_that_crashes_at_start_does_not_fail_its_socket() {
     needs!("nsqd");
-    inside("crashes-at-start");
+    inside_with("crashes-at-start", &[("CRASHES", "6")]);
 }
 
 #[test]
@@ -59,12 +66,12 @@ fn handlers_work_within_the_hardening() {
 
 #[test]
 fn a_broker_sleeps_between_clients_and_wakes_for_deferred_messages() {
-    inside("broker-sleeps-and-wakes");
+    inside_with("broker-sleeps-and-wakes", &[("SLEEPS", "6")]);
 }
 
 #[test]
 fn connections_at_any_moment_of_the_brokers_exit_are_served() {
-    inside("broker-lossless-around-the-idle-exit");
+    inside_with("broker-lossless-around-the-idle-exit", &[("SECONDS_LONG", "15"), ("KILLS", "8")]);
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn doctor_reports_problems_of_units_and_their_fixes() {
 #[test]
 fn messages_at_any_moment_of_a_consumers_exit_are_handled_in_time() {
     needs!("nsqd");
-    inside("lossless-around-the-idle-timeout");
+    inside_with("lossless-around-the-idle-timeout", &[("SECONDS_LONG", "20")]);
 }
 
 #[test]
@@ -132,5 +139,5 @@ fn systemd_and_the_journal_show_a_consumers_state() {
 #[test]
 fn a_message_wakes_its_consumer_about_as_fast_as_systemd_starts_a_unit() {
     needs!("nsqd");
-    inside("wakes-fast");
+    inside_with("wakes-fast", &[("WAKES", "30")]);
 }
