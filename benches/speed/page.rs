@@ -93,7 +93,7 @@ fn page(run: &Run) -> String {
     let Run { machine, command, rows } = run;
     let mut page = String::from(
         "# Benchmarks\n\n\
-         The same work by mqueue and by its peers, in turns (A B A B …) on the same broker, medians of five rounds. The machine is shared, so that only ratios \
+         The same work by mqueue and by its peers, in turns (A B A B …) on the same broker, medians of three to five rounds. The machine is shared, so that only ratios \
          say something; the spread is the lowest and the highest ratio of a round. Where a goal is a rate or megabytes a second, more is better; where it is a \
          time, a cost or memory, less is. All rows are shown, those that mqueue loses, too. The figures as JSON: [benchmarks.json](benchmarks.json).\n\n\
          ![Ratios and goals](benchmarks.svg)\n\n",
