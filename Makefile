@@ -105,7 +105,7 @@ compare: ## compare mqueue with its peers, and write docs/benchmarks, in 30 minu
 test: ## run all tests, on real NSQ programs where available (ARGS goes to cargo test)
 	@scripts/test $(ARGS)
 
-soak: ## run the long versions of tests: hundreds of sleeps and wakes, storms of kills; half an hour
+soak: ## run the long versions of tests: hundreds of sleeps and wakes, storms of kills
 	MQUEUE_SOAK=1 cargo test --features tokio-nsq --test main -- --include-ignored sleeping:: worker::no_job_is_lost wakeup_hosts_load::
 
 simulated-world: ## run client, worker and broker in a simulated world where things go wrong: SEEDS=0..1000 (VERBOSE=1)

@@ -413,7 +413,7 @@ fn a_stream_crosses_to_another_cluster_with_selected_messages() {
     assert_eq!(consumed(&there, |seen| seen >= 1).into_keys().collect::<Vec<_>>(), [br#"{"number":7}"#.to_vec()]);
 }
 
-/// It waited for its next sign of life, 2 s later.
+/// A bridge once waited for its next heartbeat first, up to 2 s.
 #[test]
 fn a_bridge_ends_as_soon_as_its_entries_are_published() {
     let Some(redis) = Redis::start(&[]) else { return };

@@ -1,4 +1,4 @@
-//! Flags that end a command which consumes a stream.
+//! Flags that limit how long a command consumes a stream.
 
 use std::time::Duration;
 
