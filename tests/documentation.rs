@@ -70,6 +70,25 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
+/// Names of packages and first lines of reports change with each release.
+#[test]
+fn pages_name_the_version_of_the_program() {
+    let is_version = |character: char| character.is_ascii_digit() || character == '.';
+    let mut found = 0;
+    for page in pages().iter().chain([&PathBuf::from("README.md")]) {
+        let text = read(page);
+        for (at, word) in text.match_indices("mqueue") {
+            let Some(after) = text[at + word.len()..].strip_prefix(['_', '-', ' ', '/']) else { continue };
+            let version = after.split(|character| !is_version(character)).next().unwrap_or_default();
+            if version.split('.').filter(|part| !part.is_empty()).count() == 3 {
+                assert_eq!(version, env!("CARGO_PKG_VERSION"), "in {}", page.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 3, "{found}");
+}
+
 #[test]
 fn every_page_is_in_the_summary_once() {
     let summary = read(Path::new("docs/SUMMARY.md"));
