@@ -29,3 +29,42 @@ cargo_install() {
                 cargo install --quiet --locked --debug "$package"
     done
 }
+
+engine_answers() { timeout 5 docker info >/dev/null 2>&1; }
+
+# start_engine FOLDER ARG…: starts a Docker engine of our own, whose process is $engine; all that it keeps is in FOLDER. Where that
+# cannot be, its last words, and $why says so.
+start_engine() {
+    local folder=$1 deadline=$((SECONDS + 60))
+    shift
+    engine=''
+    why="no engine answers, and only root can start one"
+    [[ $(id -u) == 0 ]] || return 1
+    export DOCKER_HOST=unix://$folder/docker.sock
+    dockerd --host "$DOCKER_HOST" --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" \
+        --bridge none "$@" >"$folder/log" 2>&1 &
+    engine=$!
+    until engine_answers; do
+        if ! kill -0 "$engine" 2>/dev/null; then
+            tail -n 3 "$folder/log"
+            engine=''
+            why="dockerd cannot run here (its last words stand above)"
+            return 1
+        fi
+        if ((SECONDS >= deadline)); then
+            tail -n 3 "$folder/log"
+            why="dockerd did not answer within 60 s (the end of its log stands above)"
+            return 1
+        fi
+        sleep 0.2
+    done
+    echo "ci: started a Docker engine of our own"
+}
+
+stop_engine() {
+    [[ -n ${engine:-} ]] || return 0
+    kill "$engine" 2>/dev/null || true
+    wait "$engine" 2>/dev/null || true # dockerd ends its containerd before itself
+    engine=''
+    echo "ci: our own Docker engine is stopped"
+}
