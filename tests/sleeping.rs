@@ -14,6 +14,11 @@ fn inside(script: &str) {
 
 /// The same with counts in place of the script's own, which `make soak` plays (MQUEUE_SOAK=1).
 fn inside_with(script: &str, counts: &[(&str, &str)]) {
+    boot(&[], script, counts);
+}
+
+/// The same with flags of with-systemd.
+fn boot(flags: &[&Path], script: &str, counts: &[(&str, &str)]) {
     let counts = if std::env::var("MQUEUE_SOAK").is_ok_and(|v| v == "1") { &[] } else { counts };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let required = std::env::var("MQUEUE_REQUIRE_PEERS").is_ok_and(|v| v == "1");
@@ -24,6 +29,7 @@ fn inside_with(script: &str, counts: &[(&str, &str)]) {
         return;
     }
     let run = Command::new(root.join("scripts/with-systemd"))
+        .args(flags)
         .arg(root.join("tests/systemd").join(script))
         .env("MQUEUE", env!("CARGO_BIN_EXE_mqueue"))
         // a debug build takes longer to start, and other tests run beside this one
@@ -67,6 +73,15 @@ fn handlers_work_within_the_hardening() {
 #[test]
 fn a_broker_sleeps_between_clients_and_wakes_for_deferred_messages() {
     inside_with("broker-sleeps-and-wakes", &[("SLEEPS", "6")]);
+}
+
+#[test]
+fn deferred_messages_outlive_a_reboot_with_everything_asleep() {
+    // overlayfs cannot write to every file system, but it can to tmpfs
+    let disk = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
+    for _ in 0..3 {
+        boot(&[Path::new("--disk"), disk.path()], "reboots", &[("LATE", "15")]);
+    }
 }
 
 #[test]
