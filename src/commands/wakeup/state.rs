@@ -146,7 +146,7 @@ impl WakeupSocket {
             last_poke: pace.map(|pace| millis(now.saturating_duration_since(pace.last).as_secs_f64())),
             pokes_without_consumer: pace.map_or(0, |pace| pace.pokes),
             next_poke: pace.map(|pace| millis(pace.next().saturating_duration_since(now).as_secs_f64())),
-            trouble: waker.failed_pokes.get(socket).cloned(),
+            trouble: waker.remedy(socket).map(str::to_owned),
         }
     }
 }

@@ -31,6 +31,8 @@ use mqueue::worker::DeadLetter;
 
 /// The time for which a socket that could not be poked is not told to other hosts.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+/// After this many failed pokes in a row, a second apart, a socket does not keep a broker awake.
+const FAILED_FOR_GOOD: u32 = 3;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
 pub(crate) struct SocketWaker {
@@ -38,7 +40,6 @@ pub(crate) struct SocketWaker {
     pub(crate) pending: BTreeMap<GroupName, GroupPending>,
     /// Streams that have messages and no group, as in [`QueueTotals`].
     pub(crate) without_group: BTreeMap<(String, String), u64>,
-    /// Paused streams among them.
     /// Groups that only a retry stream has, as in [`QueueTotals`].
     only_retries: BTreeSet<GroupName>,
     pub(crate) ungrouped: UngroupedSockets,
@@ -48,10 +49,8 @@ pub(crate) struct SocketWaker {
     pub(crate) sockets: Sockets,
     commands: ApiCommands,
     pub(crate) metrics: WakeupMetrics,
-    /// Sockets that could not be poked, with the remedy; logged when it changes.
-    pub(crate) failed_pokes: HashMap<PathBuf, String>,
-    /// The times of the last pokes of these.
-    failed_at: HashMap<PathBuf, Instant>,
+    /// Sockets that could not be poked.
+    failed_pokes: HashMap<PathBuf, FailedPokes>,
     /// nsqds without a working subscription; logged when this begins and ends.
     unsubscribed_nsqds: BTreeSet<Address>,
     logged: LoggedConditions,
@@ -60,6 +59,14 @@ pub(crate) struct SocketWaker {
     /// True for a single poll.
     is_once: bool,
     dry_run: bool,
+}
+
+/// The failed pokes of a socket since the last one that reached it.
+struct FailedPokes {
+    /// What helps; logged when it changes.
+    remedy: String,
+    last: Instant,
+    count: u32,
 }
 
 /// Settings of a [`SocketWaker`].
@@ -104,7 +111,6 @@ impl SocketWaker {
             commands: settings.commands,
             metrics: WakeupMetrics::new(),
             failed_pokes: HashMap::new(),
-            failed_at: HashMap::new(),
             unsubscribed_nsqds: BTreeSet::new(),
             logged: LoggedConditions {
                 paused: LogOnce::new(),
@@ -131,9 +137,6 @@ impl SocketWaker {
         (self.pending, self.without_group) = (poll.pending, poll.without_group);
         self.only_retries = poll.only_retries;
         self.failed_pokes.retain(|socket, _| self.snapshot.sockets.values().flatten().any(|known| known == socket));
-        self.failed_at.retain(|socket, failed| {
-            self.failed_pokes.contains_key(socket) && now.saturating_duration_since(*failed) < LEFT_TO_OTHERS
-        });
         self.log_changes();
         self.log_ungrouped(poll.is_complete, brokers);
         for wake in decide::decide(&self.snapshot, self.per_consumer, &mut self.history, now) {
@@ -145,7 +148,9 @@ impl SocketWaker {
     /// Returns the number of each group's sockets, for the other hosts. A socket on which nobody
     /// listens is left out for a while, so that another host is the first for its group.
     pub(crate) fn socket_counts(&self) -> BTreeMap<String, usize> {
-        let count = |sockets: &[PathBuf]| sockets.iter().filter(|path| !self.failed_at.contains_key(*path)).count();
+        let is_left_to_others =
+            |path: &PathBuf| self.failed_pokes.get(path).is_some_and(|failed| failed.last.elapsed() < LEFT_TO_OTHERS);
+        let count = |sockets: &[PathBuf]| sockets.iter().filter(|path| !is_left_to_others(path)).count();
         let groups = self.snapshot.sockets.iter().map(|(group, sockets)| (group.clone(), count(sockets)));
         groups.filter(|(_, count)| *count > 0).collect()
     }
@@ -161,10 +166,18 @@ impl SocketWaker {
         self.history.due(&self.snapshot, self.per_consumer, Instant::now())
     }
 
-    /// True if a group has too few consumers for its messages, and a socket that can be poked.
+    /// True if a group has too few consumers for its messages, and a socket that can be poked: a new
+    /// one may refuse the first pokes, until systemd has given it its owner.
     pub(crate) fn is_waking(&self) -> bool {
         let mut waiting = self.history.waiting(&self.snapshot, self.per_consumer, Instant::now());
-        waiting.any(|(_, sockets)| sockets.iter().any(|socket| !self.failed_pokes.contains_key(socket)))
+        let can_be_poked =
+            |socket: &PathBuf| self.failed_pokes.get(socket).is_none_or(|failed| failed.count < FAILED_FOR_GOOD);
+        waiting.any(|(_, sockets)| sockets.iter().any(can_be_poked))
+    }
+
+    /// Returns what helps for a socket that could not be poked.
+    pub(crate) fn remedy(&self, socket: &Path) -> Option<&str> {
+        self.failed_pokes.get(socket).map(|failed| failed.remedy.as_str())
     }
 
     /// Handles an event of a subscription.
@@ -220,17 +233,18 @@ impl SocketWaker {
             Ok(()) => {
                 self.metrics.pokes.inc();
                 self.failed_pokes.remove(socket);
-                self.failed_at.remove(socket);
                 tracing::info!(%stream, %group, socket = %socket.display(), "poked: {reason}");
             }
             Err(error) => {
                 self.metrics.failed_pokes.inc();
                 self.history.poke_failed(wake);
-                self.failed_at.insert(socket.clone(), Instant::now());
                 let remedy = remedy(self.sockets.unit(socket).as_ref(), &error);
-                if self.failed_pokes.insert(socket.clone(), remedy.clone()).as_ref() != Some(&remedy) {
+                let before = self.failed_pokes.remove(socket);
+                if before.as_ref().is_none_or(|before| before.remedy != remedy) {
                     tracing::error!(%stream, %group, "cannot poke {}: {remedy}", socket.display());
                 }
+                let count = before.map_or(0, |before| before.count).saturating_add(1);
+                self.failed_pokes.insert(socket.clone(), FailedPokes { remedy, last: Instant::now(), count });
             }
         }
     }
