@@ -214,6 +214,25 @@ fn a_terminal_may_change_its_size_at_any_time() {
 }
 
 #[test]
+fn a_terminal_that_was_small_for_a_moment_is_drawn_anew() {
+    needs_terminal!();
+    let nsqd = with_orders();
+    let top = top("", &[&nsqd]);
+    top.wait_for("billing");
+    let before = top.screen();
+    let pid = Pid::from_raw(top.pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    top.resize(10, 2);
+    top.resize(80, 24);
+    let lost = top.screen();
+    assert!(!lost.contains("billing"), "the terminal kept its text: {lost}");
+    kill(pid, Signal::SIGCONT).unwrap();
+    top.wait_for("billing");
+    // nothing of the queue has changed: all lines are there again
+    wait_until("every line", || top.screen().lines().count() == before.lines().count());
+}
+
+#[test]
 fn an_nsqd_that_restarts_is_missed_and_comes_back() {
     needs_terminal!();
     let mut nsqds = [with_orders(), with_orders()];

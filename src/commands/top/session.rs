@@ -168,7 +168,12 @@ impl TopSession {
             Event::Key(key) => meaning(*key, &self.state.input),
             _ => None,
         };
-        self.is_changed |= key.is_some() || matches!(event, Event::Resize(..));
+        self.is_changed |= key.is_some();
+        if matches!(event, Event::Resize(..)) {
+            // also where the size is the last frame's: the terminal had another one in between
+            terminal.forget()?;
+            self.is_changed = true;
+        }
         let Some(key) = key else { return Ok(None) };
         match self.state.press(key) {
             None | Some(TopEffect::Decline) => {}
