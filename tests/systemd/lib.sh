@@ -119,7 +119,7 @@ empty() { [[ $(of_group "$1" "$2" depth) == 0 && $(of_group "$1" "$2" in_flight_
 # --- systemd -------------------------------------------------------------------------------------------------------
 
 # Installs the program and the units, as `make reload-systemd-consumer` does.
-install_units() { PROGRAM=$mqueue scripts/install --reload >/dev/null; }
+install_units() { PREFIX=/usr/local DESTDIR='' PROGRAM=$mqueue scripts/install --reload >/dev/null; }
 
 # settings NAME LINE…: writes /etc/mqueue/NAME.env, with nsqd's addresses.
 settings() {
