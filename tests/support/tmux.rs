@@ -116,10 +116,19 @@ impl Tmux {
     /// Waits until the screen has this text.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        let mut screen = String::new();
+        self.wait_for_screen(text, |screen| screen.contains(text));
+    }
+
+    /// Waits until the screen is as it should be.
+    #[track_caller]
+    pub fn wait_for_screen(&self, what: &str, is_there: impl Fn(&str) -> bool) {
+        let mut screen = self.screen();
         let start = std::time::Instant::now();
-        while !screen.contains(text) {
-            assert!(start.elapsed() < super::PATIENCE, "no {text:?} on the screen:\n{screen}");
+        while !is_there(&screen) {
+            if start.elapsed() >= super::PATIENCE {
+                let size = self.value("pane_width") + "x" + &self.value("pane_height");
+                panic!("no {what:?} on the screen of {size}:\n{screen}");
+            }
             std::thread::sleep(Duration::from_millis(5));
             screen = self.screen();
         }
