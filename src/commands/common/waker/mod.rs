@@ -63,7 +63,7 @@ pub(crate) struct SocketWaker {
 
 /// The failed pokes of a socket since the last one that reached it.
 struct FailedPokes {
-    /// What helps; logged when it changes.
+    /// The remedy; logged when it changes.
     remedy: String,
     last: Instant,
     count: u32,
