@@ -170,6 +170,8 @@ pub struct DiskLog {
     segments: Segments,
     reader: StoredBodyReader,
     next_segment: u32,
+    /// The number of a segment that could not be begun, whose file is still there.
+    unbegun: Option<u32>,
     position: u64,
     /// The position of the end of the current segment's Snapshot.
     snapshot: u64,
@@ -202,6 +204,7 @@ impl DiskLog {
     /// writes that do not publish may use the reserve.
     fn write(&mut self, purpose: WritePurpose) -> io::Result<LogLocation> {
         let publishes = purpose == WritePurpose::Publish;
+        self.remove_unbegun()?;
         self.check_syncs()?;
         self.check_retry()?;
         let length = self.outgoing.checked_len()?;
@@ -382,15 +385,13 @@ impl DiskLog {
         let old = self.segment.extent();
         let is_useless = self.segment.is_bare() && self.syncer.failure(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
-        let header = SegmentHeader::new(number, previous);
-        let mut segment = Segment::create(&self.path, header, &self.catalog)?;
-        if self.ahead > 0 {
-            segment.begin_allocating();
-            if let Err(error) = segment.allocate(0, ahead, ahead) {
-                let _ = std::fs::remove_file(file_path(&self.path, number));
-                return Err(error);
+        self.remove_unbegun()?;
+        let segment = self.create_segment(SegmentHeader::new(number, previous), ahead).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                self.unbegun = Some(number);
+                let _ = self.remove_unbegun();
             }
-        }
+        })?;
         std::mem::replace(&mut self.segment, segment).release();
         if is_useless {
             self.segments.pop_newest();
@@ -403,6 +404,30 @@ impl DiskLog {
         self.syncer.created(&self.segment, self.position);
         tracing::debug!(segment = number, after = previous.number, "segment begun");
         self.remove_dead_segments();
+        Ok(())
+    }
+
+    fn create_segment(&self, header: SegmentHeader, ahead: u64) -> io::Result<Segment> {
+        let mut segment = Segment::create(&self.path, header, &self.catalog)?;
+        if self.ahead > 0 {
+            segment.begin_allocating();
+            segment.allocate(0, ahead, ahead)?;
+        }
+        Ok(segment)
+    }
+
+    /// Removes the file of a segment that could not be begun. Its header states an end of the segment
+    /// before it, which grows on: if the file came back after a crash, recovery would cut off what
+    /// follows. So nothing is written while it is there, and the directory is synced before anything
+    /// is acknowledged again.
+    fn remove_unbegun(&mut self) -> io::Result<()> {
+        let Some(number) = self.unbegun else { return Ok(()) };
+        match std::fs::remove_file(file_path(&self.path, number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.unbegun = None;
+        self.syncer.directory_changed();
         Ok(())
     }
 

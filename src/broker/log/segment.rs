@@ -195,8 +195,8 @@ pub(super) struct Segment {
 const UNRESERVED: u64 = u64::MAX;
 
 impl Segment {
-    /// Creates a segment. Fails if the file exists or cannot be written; then removes the new file,
-    /// if possible.
+    /// Creates a segment. Fails if the file exists or cannot be written, and then leaves what there is
+    /// of it.
     pub(super) fn create(directory: &Path, header: SegmentHeader, catalog: &Catalog) -> io::Result<Self> {
         let path = file_path(directory, header.number);
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
@@ -210,10 +210,7 @@ impl Segment {
             bytes.extend_from_slice(&snapshot);
         }
         let end = u32::try_from(bytes.len()).map_err(|_| io::Error::other("the catalog is above 4 GiB"))?;
-        if let Err(error) = (&file).write_all(&bytes) {
-            let _ = std::fs::remove_file(&path);
-            return Err(error);
-        }
+        (&file).write_all(&bytes)?;
         let SegmentHeader { number, salt, previous, .. } = header;
         let (file, is_abandoned, allocated) = (Arc::new(file), false, UNRESERVED);
         Ok(Self { number, salt, file, end, begin: end, previous, is_abandoned, allocated })

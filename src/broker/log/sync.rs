@@ -136,7 +136,8 @@ struct SyncQueue {
     gone: u32,
     /// Results of stripping: segments with their new length, or the error.
     stripped: Vec<(u32, io::Result<u32>)>,
-    /// True if a segment was created since the directory was last synced, or that sync failed after a removal.
+    /// True if the directory has to be synced before the next segment: one was created or could not
+    /// be, or a sync of the directory failed.
     is_directory_dirty: bool,
     /// True if the directory could not be synced after a removal: no further ones until it was.
     is_removal_paused: bool,
@@ -286,8 +287,13 @@ impl Syncer {
 
     /// Reports that `segment` was created, and ends at `position`.
     pub(super) fn created(&self, segment: &Segment, position: u64) {
-        self.shared.work().is_directory_dirty = true;
+        self.directory_changed();
         self.written(segment, position);
+    }
+
+    /// Has the directory synced before what is written from now on.
+    pub(super) fn directory_changed(&self) {
+        self.shared.work().is_directory_dirty = true;
     }
 
     /// Schedules a removal or stripping.

@@ -173,9 +173,11 @@ impl DiskLog {
         }
         report.messages = recovered.batches.iter().map(|batch| u64::from(batch.count)).sum();
         report.took = begun.elapsed();
+        let is_left = |number| !is_new && file_path(path, number).exists();
         let log = Self {
             path: path.clone(),
             segment_bytes,
+            unbegun: Some(next_segment).filter(|number| is_left(*number)),
             catalog,
             outgoing: WriteBatch::default(),
             segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),
@@ -243,7 +245,12 @@ fn begin(
     let header = SegmentHeader::new(number, previous.copied().unwrap_or_default());
     loop {
         match Segment::create(path, header, catalog) {
-            Err(error) if is_full(&error) && reserve.give(0) => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let _ = fs::remove_file(file_path(path, number));
+                if !is_full(&error) || !reserve.give(0) {
+                    return Err(error);
+                }
+            }
             segment => return segment,
         }
     }

@@ -176,6 +176,7 @@ impl SyncThread {
         match (self.sync)(&self.directory) {
             Ok(()) => self.shared.work().is_removal_paused = false,
             Err(error) => {
+                self.shared.work().is_directory_dirty = true;
                 self.fail(newest.segment, &format!("could not sync {}: {}", self.path.display(), describe(&error)));
             }
         }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::super::super::*;
 use super::world::World;
@@ -412,4 +412,64 @@ async fn a_removal_waits_until_the_folder_was_synced_after_the_one_before() {
         tokio::task::yield_now().await;
     }
     assert!(has("0000000003.log"), "it has a message");
+}
+
+/// A power cut may bring back what was removed since the directory was synced.
+#[tokio::test]
+async fn a_segment_that_cannot_be_begun_is_gone_for_good_before_anything_is_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
+    let path = directory.path().join("log");
+    let synced_folders: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let sync = {
+        let synced_folders = synced_folders.clone();
+        move |file: &File| {
+            synced_folders.lock().unwrap().push(file.metadata().unwrap().is_dir());
+            file.sync_data()
+        }
+    };
+    let options = LogOptions { reserve_bytes: 8192, ..options(&path, SyncMode::Always, 1 << 20) };
+    let (mut log, _, _) = DiskLog::open_with(&options, Box::new(sync)).unwrap();
+    log.recovered();
+    log.note(&topic_created());
+    log.note(&channel_created());
+    let mut synced = log.synced();
+    publish(&mut log, 1).unwrap();
+    synced.reached(log.position()).await.unwrap();
+    synced_folders.lock().unwrap().clear();
+    let files_before = files(&path);
+    let full = log.begin_segment(1 << 30).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{full}");
+    assert_eq!(files(&path), files_before);
+    publish(&mut log, 2).unwrap();
+    synced.reached(log.position()).await.unwrap();
+    assert_eq!(*synced_folders.lock().unwrap(), [true, false]);
+    // one that cannot be removed: nothing is written
+    let stays = file_path(&path, 77);
+    std::fs::create_dir(&stays).unwrap();
+    log.unbegun = Some(77);
+    publish(&mut log, 3).unwrap_err();
+    log.begin_segment(0).unwrap_err();
+    std::fs::remove_dir(&stays).unwrap();
+    publish(&mut log, 3).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_could_not_be_synced_is_synced_before_the_next_acknowledgement() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_folder = |file: &File| file.metadata().unwrap().is_dir();
+    let (fails, mut log) = failing_for(directory.path(), SyncMode::Always, is_folder);
+    let mut synced = log.synced();
+    publish(&mut log, 1).unwrap();
+    synced.reached(log.position()).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    log.syncer.directory_changed();
+    publish(&mut log, 2).unwrap();
+    synced.reached(log.position()).await.unwrap_err();
+    // the folder fails still, and a new segment is not acknowledged by its own sync
+    let _ = log.begin_segment(0);
+    synced.reached(log.position()).await.unwrap_err();
+    fails.store(false, Ordering::SeqCst);
+    log.begin_segment(0).unwrap();
+    synced.reached(log.position()).await.unwrap();
 }
