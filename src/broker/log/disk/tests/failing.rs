@@ -299,7 +299,7 @@ fn parents_of_new_directories_are_synced() {
     for (mode, is_synced) in [(SyncMode::Always, true), (SyncMode::Interval, true), (SyncMode::Never, false)] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b");
-        let synced = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let synced = Arc::new(Mutex::new(Vec::new()));
         let seen = synced.clone();
         let sync = move |file: &File| {
             seen.lock().unwrap().push(file.metadata()?.ino());
