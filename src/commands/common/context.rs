@@ -191,7 +191,7 @@ impl ContextFile {
         Some(config.join("mqueue/contexts.toml"))
     }
 
-    /// Reads the file; a file that does not exist has no contexts.
+    /// Reads the file; one that does not exist, or is in another user's folder, has no contexts.
     ///
     /// # Errors
     /// Fails if the file cannot be read or is not valid.
@@ -202,7 +202,10 @@ impl ContextFile {
             Failure::new(Exit::Usage, line)
         };
         let length = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            // without the right to look into it, the home folder is another user's
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return Ok(Self::default());
+            }
             about => about.map_err(|e| failure(&describe(&e)))?.len(),
         };
         if length > MAX_FILE {
