@@ -77,14 +77,17 @@ bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (
 systemd-socket-activate-consumer: $(program) ## run a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
+# From make's own command line, too: `perf` and others leave a PREFIX in the environment.
+install uninstall reload-systemd-consumer: target = $(foreach name,PREFIX DESTDIR,$(name)='$(if $(filter command,$(origin $(name))),$($(name)))')
+
 install: $(program) ## install the program and its systemd units (PREFIX=/usr/local, DESTDIR)
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install
+	@$(target) PROGRAM='$(program)' scripts/install
 
 uninstall: ## remove the program and its units, and keep changed settings and data
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/uninstall
+	@$(target) scripts/uninstall
 
 reload-systemd-consumer: $(program) ## install, and make systemd read the units
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAM='$(program)' scripts/install --reload
+	@$(target) PROGRAM='$(program)' scripts/install --reload
 
 static: ## build the program as one static file: target/static/x86_64-unknown-linux-musl/mqueue (ARGS=--twice: the same bytes again)
 	@scripts/static $(ARGS)
