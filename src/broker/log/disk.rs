@@ -204,7 +204,6 @@ impl DiskLog {
     /// writes that do not publish may use the reserve.
     fn write(&mut self, purpose: WritePurpose) -> io::Result<LogLocation> {
         let publishes = purpose == WritePurpose::Publish;
-        self.remove_unbegun()?;
         self.check_syncs()?;
         self.check_retry()?;
         let length = self.outgoing.checked_len()?;
@@ -235,6 +234,7 @@ impl DiskLog {
     }
 
     fn try_write(&mut self, length: u32, purpose: WritePurpose) -> io::Result<LogLocation> {
+        self.remove_unbegun()?;
         if !self.segment.has_room(length, self.segment_bytes) {
             match self.begin_segment(self.ahead) {
                 // what is allocated after the end of the old segment may exceed its size
