@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqueue::proto::stats::{ChannelStats, Stats};
 use nix::sys::signal::{Signal, kill};
@@ -59,8 +59,19 @@ impl Server {
         shell
     }
 
-    /// Starts the program, on the ports of its last run if there was one.
+    /// Starts the program, on the ports of its last run if there was one. A connection of another
+    /// test may have one of these for a moment.
     fn run(&mut self) {
+        let (start, has_run) = (Instant::now(), self.tcp != 0);
+        while let Err(log) = self.try_run() {
+            let is_in_use = has_run && log.contains("address already in use") && start.elapsed() < super::PATIENCE;
+            assert!(is_in_use, "{} did not start:\n{log}", self.program);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Fails with its log if it ends.
+    fn try_run(&mut self) -> Result<(), String> {
         let mut child = self
             .command()
             .args(&self.args)
@@ -77,7 +88,10 @@ impl Server {
             || (has_tls && self.https == 0)
             || !(log.contains("TCP: listening") && log.contains("HTTP: listening"))
         {
-            let Some(Ok(line)) = lines.next() else { panic!("{} did not start:\n{log}", self.program) };
+            let Some(Ok(line)) = lines.next() else {
+                let _ = child.wait();
+                return Err(log);
+            };
             let port =
                 || line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the line ends with a port");
             if line.contains("TCP: listening on") {
@@ -93,6 +107,7 @@ impl Server {
         // keeps reading, so that the program never blocks
         std::thread::spawn(move || lines.for_each(drop));
         self.child = Some(child);
+        Ok(())
     }
 
     fn signal(&self, signal: Signal) {
