@@ -77,17 +77,17 @@ bench: $(program) ## measure publishing and consuming: ARGS="both --rate 1000" (
 systemd-socket-activate-consumer: $(program) ## run a sleeping consumer in this terminal: STREAM=foo TIMEOUT=30 make …
 	@PROGRAM=$(program) exec scripts/socket-activate $(ARGS)
 
-# From make's own command line, too: `perf` and others leave a PREFIX in the environment.
-install uninstall reload-systemd-consumer: target = $(foreach name,PREFIX DESTDIR,$(name)='$(if $(filter command,$(origin $(name))),$($(name)))')
+# PREFIX and DESTDIR count on make's own command line only: `perf` and others leave a PREFIX in the environment.
+install uninstall reload-systemd-consumer: places = $(foreach name,PREFIX DESTDIR,$(name)='$(if $(filter command,$(origin $(name))),$($(name)))')
 
 install: $(program) ## install the program and its systemd units (PREFIX=/usr/local, DESTDIR)
-	@$(target) PROGRAM='$(program)' scripts/install
+	@$(places) PROGRAM='$(program)' scripts/install
 
 uninstall: ## remove the program and its units, and keep changed settings and data
-	@$(target) scripts/uninstall
+	@$(places) scripts/uninstall
 
 reload-systemd-consumer: $(program) ## install, and make systemd read the units
-	@$(target) PROGRAM='$(program)' scripts/install --reload
+	@$(places) PROGRAM='$(program)' scripts/install --reload
 
 static: ## build the program as one static file: target/static/x86_64-unknown-linux-musl/mqueue (ARGS=--twice: the same bytes again)
 	@scripts/static $(ARGS)
