@@ -54,10 +54,16 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 
 /// Waits for a condition for at most `patience`.
 #[track_caller]
-pub fn wait_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_within(patience: Duration, what: &str, condition: impl FnMut() -> bool) {
+    wait_or_tell(patience, || format!("waited {patience:?} in vain for: {what}"), condition);
+}
+
+/// The same with a failure that tells what there was instead.
+#[track_caller]
+pub fn wait_or_tell(patience: Duration, failure: impl Fn() -> String, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < patience, "waited {patience:?} in vain for: {what}");
+        assert!(start.elapsed() < patience, "{}", failure());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{wait_until, wait_within};
+use super::{PATIENCE, wait_or_tell, wait_until, wait_within};
 
 /// Returns the program under test: the one built with the tests, or another
 /// (MQUEUE_TEST_PROGRAM=target/release/mqueue).
@@ -218,11 +218,8 @@ impl Mqueue {
     /// Waits until stderr contains this text.
     #[track_caller]
     pub fn wait_to_say(&self, words: &str) {
-        let start = std::time::Instant::now();
-        while self.times_said(words) == 0 {
-            assert!(start.elapsed() < super::PATIENCE, "no {words:?} on stderr:\n{}", self.stderr());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let failure = || format!("no {words:?} on stderr:\n{}", self.stderr());
+        wait_or_tell(PATIENCE, failure, || self.times_said(words) > 0);
     }
 
     /// Returns the address that a broker logs for `TCP` or `HTTP`.

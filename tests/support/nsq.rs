@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mqueue::proto::stats::{ChannelStats, Stats};
 use nix::sys::signal::{Signal, kill};
@@ -62,12 +62,15 @@ impl Server {
     /// Starts the program, on the ports of its last run if there was one. A connection of another
     /// test may have one of these for a moment.
     fn run(&mut self) {
-        let (start, has_run) = (Instant::now(), self.tcp != 0);
-        while let Err(log) = self.try_run() {
-            let is_in_use = has_run && log.contains("address already in use") && start.elapsed() < super::PATIENCE;
-            assert!(is_in_use, "{} did not start:\n{log}", self.program);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let has_run = self.tcp != 0;
+        wait_until("its ports to be free again", || {
+            let log = self.try_run().err();
+            if let Some(log) = &log {
+                let is_in_use = has_run && log.contains("address already in use");
+                assert!(is_in_use, "{} did not start:\n{log}", self.program);
+            }
+            log.is_none()
+        });
     }
 
     /// Fails with its log if it ends.

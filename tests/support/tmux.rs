@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::{program, wait_until};
+use super::{PATIENCE, program, wait_or_tell, wait_until};
 
 /// A terminal with a program in it. It ends with the test.
 pub struct Tmux {
@@ -122,16 +122,9 @@ impl Tmux {
     /// Waits until the screen is as it should be.
     #[track_caller]
     pub fn wait_for_screen(&self, what: &str, is_there: impl Fn(&str) -> bool) {
-        let mut screen = self.screen();
-        let start = std::time::Instant::now();
-        while !is_there(&screen) {
-            if start.elapsed() >= super::PATIENCE {
-                let size = self.value("pane_width") + "x" + &self.value("pane_height");
-                panic!("no {what:?} on the screen of {size}:\n{screen}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-            screen = self.screen();
-        }
+        let size = || self.value("pane_width") + "x" + &self.value("pane_height");
+        let failure = || format!("no {what:?} on the screen of {}:\n{}", size(), self.screen());
+        wait_or_tell(PATIENCE, failure, || is_there(&self.screen()));
     }
 
     /// Returns the row of this group.
