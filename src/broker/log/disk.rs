@@ -170,8 +170,8 @@ pub struct DiskLog {
     segments: Segments,
     reader: StoredBodyReader,
     next_segment: u32,
-    /// The number of a segment that could not be begun, whose file is still there.
-    unbegun: Option<u32>,
+    /// The number of a segment that could not be created, whose file is still there.
+    leftover: Option<u32>,
     position: u64,
     /// The position of the end of the current segment's Snapshot.
     snapshot: u64,
@@ -234,7 +234,7 @@ impl DiskLog {
     }
 
     fn try_write(&mut self, length: u32, purpose: WritePurpose) -> io::Result<LogLocation> {
-        self.remove_unbegun()?;
+        self.remove_leftover()?;
         if !self.segment.has_room(length, self.segment_bytes) {
             match self.begin_segment(self.ahead) {
                 // what is allocated after the end of the old segment may exceed its size
@@ -385,11 +385,11 @@ impl DiskLog {
         let old = self.segment.extent();
         let is_useless = self.segment.is_bare() && self.syncer.failure(old.number).is_some_and(|it| it.needs_segment);
         let previous = if is_useless { self.segment.previous() } else { old };
-        self.remove_unbegun()?;
+        self.remove_leftover()?;
         let segment = self.create_segment(SegmentHeader::new(number, previous), ahead).inspect_err(|error| {
             if error.kind() != io::ErrorKind::AlreadyExists {
-                self.unbegun = Some(number);
-                let _ = self.remove_unbegun();
+                self.leftover = Some(number);
+                let _ = self.remove_leftover();
             }
         })?;
         std::mem::replace(&mut self.segment, segment).release();
@@ -416,17 +416,17 @@ impl DiskLog {
         Ok(segment)
     }
 
-    /// Removes the file of a segment that could not be begun. Its header states an end of the segment
+    /// Removes the file of a segment that could not be created. Its header states an end of the segment
     /// before it, which grows on: if the file came back after a crash, recovery would cut off what
     /// follows. So nothing is written while it is there, and the directory is synced before anything
     /// is acknowledged again.
-    fn remove_unbegun(&mut self) -> io::Result<()> {
-        let Some(number) = self.unbegun else { return Ok(()) };
+    fn remove_leftover(&mut self) -> io::Result<()> {
+        let Some(number) = self.leftover else { return Ok(()) };
         match std::fs::remove_file(file_path(&self.path, number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        self.unbegun = None;
+        self.leftover = None;
         self.syncer.directory_changed();
         Ok(())
     }

@@ -177,7 +177,7 @@ impl DiskLog {
         let log = Self {
             path: path.clone(),
             segment_bytes,
-            unbegun: Some(next_segment).filter(|number| is_left(*number)),
+            leftover: Some(next_segment).filter(|number| is_left(*number)),
             catalog,
             outgoing: WriteBatch::default(),
             segments: segments(&files, is_new.then(|| segment.extent()), &contents, &damaged),

@@ -31,8 +31,8 @@ use mqueue::worker::DeadLetter;
 
 /// The time for which a socket that could not be poked is not told to other hosts.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
-/// After this many failed pokes in a row, a second apart, a socket does not keep a broker awake.
-const FAILED_FOR_GOOD: u32 = 3;
+/// The number of failed pokes in a row, a second apart, after which a socket keeps no broker awake.
+const MAX_FAILED_POKES: u32 = 3;
 
 /// Pokes sockets after polls and arrivals, and logs problems once.
 pub(crate) struct SocketWaker {
@@ -171,11 +171,11 @@ impl SocketWaker {
     pub(crate) fn is_waking(&self) -> bool {
         let mut waiting = self.history.waiting(&self.snapshot, self.per_consumer, Instant::now());
         let can_be_poked =
-            |socket: &PathBuf| self.failed_pokes.get(socket).is_none_or(|failed| failed.count < FAILED_FOR_GOOD);
+            |socket: &PathBuf| self.failed_pokes.get(socket).is_none_or(|failed| failed.count < MAX_FAILED_POKES);
         waiting.any(|(_, sockets)| sockets.iter().any(can_be_poked))
     }
 
-    /// Returns what helps for a socket that could not be poked.
+    /// Returns the remedy for a socket that could not be poked.
     pub(crate) fn remedy(&self, socket: &Path) -> Option<&str> {
         self.failed_pokes.get(socket).map(|failed| failed.remedy.as_str())
     }

@@ -416,7 +416,7 @@ async fn a_removal_waits_until_the_folder_was_synced_after_the_one_before() {
 
 /// A power cut may bring back what was removed since the directory was synced.
 #[tokio::test]
-async fn a_segment_that_cannot_be_begun_is_gone_for_good_before_anything_is_acknowledged() {
+async fn a_segment_that_cannot_be_created_is_gone_for_good_before_anything_is_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let Some(_disk) = SmallDisk::mount(directory.path()) else { return };
     let path = directory.path().join("log");
@@ -447,7 +447,7 @@ async fn a_segment_that_cannot_be_begun_is_gone_for_good_before_anything_is_ackn
     // one that cannot be removed: nothing is written
     let stays = file_path(&path, 77);
     std::fs::create_dir(&stays).unwrap();
-    log.unbegun = Some(77);
+    log.leftover = Some(77);
     publish(&mut log, 3).unwrap_err();
     log.begin_segment(0).unwrap_err();
     std::fs::remove_dir(&stays).unwrap();
