@@ -36,6 +36,8 @@ struct SyncedFiles {
     lost: BTreeMap<u64, Vec<Range<u64>>>,
     /// The time until which syncs fail.
     fails_until: Option<Instant>,
+    /// The time of the first failed sync after which not all files were written again.
+    unsynced_since: Option<Instant>,
 }
 
 impl SyncedFiles {
@@ -47,8 +49,12 @@ impl SyncedFiles {
         self.result(fails)
     }
 
-    fn result(&self, fails: bool) -> io::Result<()> {
-        if fails { Err(io::Error::from_raw_os_error(nix::libc::EIO)) } else { Ok(()) }
+    fn result(&mut self, fails: bool) -> io::Result<()> {
+        if fails {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+        }
+        Ok(())
     }
 
     fn fails(&self) -> bool {
@@ -86,9 +92,14 @@ impl Disk {
                 let fails = state.fails();
                 return state.sync(about.ino(), about.len(), fails);
             }
-            state.result(state.fails())?;
+            let fails = state.fails();
+            state.result(fails)?;
             if fs::metadata(&folder)?.ino() == about.ino() {
                 copy_names(&folder, &names)?;
+                let is_lost = |name: &String| number(&folder.join(name)).is_some_and(|file| state.lost.contains_key(&file));
+                if !list(&folder).iter().any(is_lost) {
+                    state.unsynced_since = None;
+                }
             }
             Ok(())
         }
@@ -99,17 +110,17 @@ impl Disk {
         self.synced.lock().unwrap_or_else(PoisonError::into_inner).fails_until = Some(until);
     }
 
-    /// True if a sync failed since the power was last cut, and the data was not synced.
-    pub(super) fn has_lost_data(&self) -> bool {
-        !self.synced.lock().unwrap_or_else(PoisonError::into_inner).lost.is_empty()
+    /// The time of the first failed sync after which not all files were written again.
+    pub(super) fn unsynced_since(&self) -> Option<Instant> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner).unsynced_since
     }
 
     /// Ends the process that uses the disk: everything written is there, in a new folder, and what
     /// was not synced can still be lost by a power cut.
     pub(super) fn kill_process(&mut self) {
-        let names = self.next_generation(|from, into, synced, _| {
+        let names = self.next_generation(|from, into, synced, lost| {
             fs::copy(from, into)?;
-            Ok(synced)
+            Ok((synced, lost.to_vec()))
         });
         let old_folder = self.root.path().join((self.generation - 1).to_string());
         for name in list(&names) {
@@ -152,16 +163,16 @@ impl Disk {
                     file.write_all_at(&vec![0; (end - begin) as usize], begin)?;
                 }
             }
-            Ok(kept)
+            Ok((kept, Vec::new()))
         });
         copy_names(&self.path(), &self.names()).unwrap();
     }
 
     /// Begins a new folder with what `copy` copies, given the synced length of each file and its
-    /// lost ranges; it returns the synced length of the copy. Returns the folder of the synced names until now.
+    /// lost ranges; it returns both for the copy. Returns the folder of the synced names until now.
     fn next_generation(
         &mut self,
-        mut copy: impl FnMut(&Path, &Path, u64, &[Range<u64>]) -> io::Result<u64>,
+        mut copy: impl FnMut(&Path, &Path, u64, &[Range<u64>]) -> io::Result<(u64, Vec<Range<u64>>)>,
     ) -> PathBuf {
         let (folder, old_names) = (self.path(), self.names());
         self.generation += 1;
@@ -174,8 +185,13 @@ impl Disk {
             let about = fs::metadata(&from).unwrap();
             let synced = before.lengths.get(&about.ino()).map_or(0, |synced| (*synced).min(about.len()));
             let lost = before.lost.get(&about.ino()).map_or(&[][..], Vec::as_slice);
-            let synced = copy(&from, &into, synced, lost).unwrap();
-            files.lengths.insert(fs::metadata(&into).unwrap().ino(), synced);
+            let (synced, lost) = copy(&from, &into, synced, lost).unwrap();
+            let number = fs::metadata(&into).unwrap().ino();
+            files.lengths.insert(number, synced);
+            if !lost.is_empty() {
+                files.lost.insert(number, lost);
+                files.unsynced_since = before.unsynced_since;
+            }
         }
         self.synced = Arc::new(Mutex::new(files));
         old_names

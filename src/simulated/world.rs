@@ -9,8 +9,6 @@
 #![allow(clippy::print_stderr)]
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -293,10 +291,10 @@ impl World {
                 let _ = timeout(STOP_TIMEOUT, &mut server).await;
             }
             self.network.kill_server("broker");
-            // what could not be synced is in the memory of the system only, and is not read again
-            if end == BrokerEnd::PowerCut || self.disk.has_lost_data() {
+            if end == BrokerEnd::PowerCut {
                 if self.sync == SyncMode::Interval {
-                    self.record.lock().forget_promises(UNSYNCED);
+                    let failing = self.disk.unsynced_since().map_or(Duration::ZERO, |since| since.elapsed());
+                    self.record.lock().forget_promises(UNSYNCED + failing);
                 }
                 self.disk.cut_power(&mut self.rng);
             } else {
@@ -311,25 +309,12 @@ impl World {
         self.start_broker();
     }
 
-    /// The function that syncs; after a failure, messages that were not synced are not promised with
-    /// syncs at intervals.
-    fn sync_file(&self) -> impl Fn(&File) -> io::Result<()> + Send + 'static {
-        let (sync, record, mode) = (self.disk.sync(), self.record.clone(), self.sync);
-        move |file| {
-            sync(file).inspect_err(|_| {
-                if mode == SyncMode::Interval {
-                    record.lock().forget_promises(UNSYNCED);
-                }
-            })
-        }
-    }
-
     fn start_broker(&mut self) {
         let mut options = LogOptions::new(self.disk.path());
         options.sync = self.sync;
         options.segment_bytes = 64 << 10;
         options.reserve_bytes = 0;
-        let (log, recovered, report) = DiskLog::open_with(&options, Box::new(self.sync_file())).unwrap();
+        let (log, recovered, report) = DiskLog::open_with(&options, Box::new(self.disk.sync())).unwrap();
         if self.sync == SyncMode::Never && report.is_damaged() {
             self.violation(format!("damage without a power cut: {:?}", report.damage));
         }

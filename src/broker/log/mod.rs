@@ -16,6 +16,7 @@ mod memory;
 mod payload;
 mod record;
 mod recovered;
+mod replace;
 mod replay;
 mod report;
 mod reserve;
@@ -23,6 +24,7 @@ mod segment;
 mod segments;
 mod strip;
 mod sync;
+mod unsynced;
 mod write_batch;
 
 use std::io;
@@ -234,7 +236,6 @@ pub enum Change {
 /// A log with one owner. Calls may write to the page cache of a file, and never wait for a disk to
 /// sync.
 pub trait Log: Send {
-    ///
     /// Writes a batch after all changes noted before it. Returns the location of the first body;
     /// the others follow in the same segment, those of another part at [`LogLocation::next_part`].
     /// Returns `None` if the batch is kept in memory only.

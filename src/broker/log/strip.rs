@@ -4,14 +4,14 @@
 //! a message, it would be delivered again after a restart. So these changes stay, in their place in
 //! the log's order; all else is dropped.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::Change;
 use super::payload::{MalformedRecord, PayloadReader, put_change};
 use super::record::{self, RECORD_HEADER_BYTES, RecordHeader, RecordKind};
+use super::replace::replace;
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, file_path};
 use super::segments::IdRange;
 
@@ -36,20 +36,8 @@ pub(super) fn strip(
     let path = file_path(directory, number);
     let stripped = read(&path, end, keep)?;
     let length = u32::try_from(stripped.len()).map_err(io::Error::other)?;
-    let new = path.with_extension("log.new");
-    let written = (|| {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&stripped)?;
-        sync(&file)?;
-        fs::rename(&new, &path)
-    })();
-    match written {
-        Ok(()) => Ok(length),
-        Err(error) => {
-            let _ = fs::remove_file(&new);
-            Err(error)
-        }
-    }
+    replace(&path, |file| file.write_all(&stripped), sync)?;
+    Ok(length)
 }
 
 /// Reads a segment; returns the bytes of the new file.

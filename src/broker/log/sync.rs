@@ -5,9 +5,9 @@
 //! ```
 //!
 //! After a failed fsync, the operating system may have dropped the dirty pages, and a second fsync
-//! would succeed without them. So data written to that file after its last successful fsync is
-//! never reported as synced: tasks that wait for it get an error, and nothing more is accepted
-//! until a new segment was synced. The thread also removes spent segments, once the data that
+//! would succeed without them. So tasks that wait for that data get an error, and nothing more is
+//! accepted until a new segment was synced and the old one was [written again](super::unsynced) to a
+//! new file. The thread also removes spent segments, once the data that
 //! replaces them is synced.
 
 mod gathering;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::faults::{DiskFault, FaultKind};
-use super::history::{CaseHistory, ConsumerReply, DeliveryRecord, MessageRecord};
+use super::history::{CaseHistory, ConsumerReply, DeliveryRecord, FaultRecord, MessageRecord};
 
 /// Brokers count milliseconds; a deferred message may arrive this much before its time.
 const EARLY: Duration = Duration::from_millis(2);
@@ -118,13 +118,17 @@ impl Judge<'_> {
         is_excused.then_some((next.kind, after))
     }
 
-    /// Returns true if the sync that was due within `time` came while syncs failed: what it should
-    /// have covered is not on the disk.
+    /// Returns true if the sync that was due within `time` came while syncs failed, and nothing was
+    /// acknowledged later than `time` after that: what it should have covered is not on the disk.
     fn was_sync_failing(&self, acknowledged: Instant, time: Duration, cut: Instant) -> bool {
         let failing = self.history.faults.iter().filter(|fault| fault.kind == FaultKind::Disk(DiskFault::SyncError));
-        failing
-            .into_iter()
-            .any(|fault| fault.at <= cut && acknowledged + time >= fault.at && acknowledged <= fault.until)
+        let is_over = |fault: &FaultRecord| {
+            let mut others = self.history.messages.iter().filter_map(|message| message.acknowledged);
+            others.any(|other| fault.until + time < other && other < cut)
+        };
+        failing.into_iter().any(|fault| {
+            fault.at <= cut && acknowledged + time >= fault.at && acknowledged <= fault.until && !is_over(fault)
+        })
     }
 
     /// The damage, since this moment, of the file's unit that has the message.
@@ -259,7 +263,7 @@ fn disorder(history: &CaseHistory) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::super::faults::FileDamage;
-    use super::super::history::{DamageRecord, FaultRecord};
+    use super::super::history::DamageRecord;
     use super::super::layer::PowerCut;
     use super::*;
 
@@ -347,6 +351,9 @@ mod tests {
         assert_eq!(world.kinds(within(50)), []);
         assert_eq!(world.kinds(within(40)), [ViolationKind::Lost], "it should have been synced before");
         assert_eq!(world.kinds(Durability::Always), [ViolationKind::Lost]);
+        let later = world.message(880);
+        assert_eq!(world.kinds(within(50)), [ViolationKind::Lost], "syncs worked again, as the later one shows");
+        world.history.messages[later].acknowledged = None;
         world.history.messages[0].acknowledged = Some(world.at(101));
         assert_eq!(world.kinds(within(50)), [ViolationKind::Lost], "syncs worked again");
     }

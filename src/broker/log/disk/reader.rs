@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,6 +90,13 @@ impl StoredBodyReader {
     /// `count` bodies of `length` bytes with their sizes, or if the checksum of their record is
     /// wrong.
     pub(super) fn read(&mut self, location: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
+        match self.try_read(location, length, count, end) {
+            Err(_) if self.forget_replaced(location.segment) => self.try_read(location, length, count, end),
+            result => result,
+        }
+    }
+
+    fn try_read(&mut self, location: LogLocation, length: u32, count: u32, end: u32) -> io::Result<Bodies> {
         let bad = |reader: &Self| reader.bad_location(location, length, count);
         let begin = location
             .offset
@@ -157,6 +164,17 @@ impl StoredBodyReader {
     pub(super) fn forget(&mut self, segment: u32) {
         self.files.retain(|(number, ..)| *number != segment);
         self.kept.take_if(|kept| kept.segment == segment);
+    }
+
+    /// Closes a segment's file if it was [written again](super::super::unsynced) since it was opened;
+    /// returns true then.
+    fn forget_replaced(&mut self, segment: u32) -> bool {
+        let open = self.files.iter().find(|(number, ..)| *number == segment);
+        let is_replaced = open.is_some_and(|(_, file, _)| file.metadata().is_ok_and(|about| about.nlink() == 0));
+        if is_replaced {
+            self.forget(segment);
+        }
+        is_replaced
     }
 
     /// A segment's open file, and the salt of its records.

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 
 use super::super::checkpoint::Checkpoint;
 use super::super::record::{RECORD_HEADER_BYTES, RecordScan, Scanned};
+use super::super::replace::remove_unfinished;
 use super::super::replay::Replay;
 use super::super::report::{Damage, RecoveryReport, Torn};
 use super::super::reserve::Reserve;
 use super::super::segment::{BadHeader, Extent, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, file_path, number_of};
 use super::super::segments::{SegmentContents, Segments};
 use super::super::sync::{SyncFile, Syncer};
+use super::super::unsynced;
 use super::super::{Log, Recovered, SyncMode, catalog::Catalog};
 use super::inspect::PinnedFiles;
 use super::{DiskLog, LogOptions, StoredBodyReader, WriteBatch, is_full, keep_damaged};
@@ -129,6 +131,9 @@ impl DiskLog {
         begun: Instant,
     ) -> Result<(Self, Recovered, RecoveryReport), OpenError> {
         let path = &options.path;
+        if options.sync != SyncMode::Never {
+            unsynced::rewrite_marked(path, &sync).map_err(at(path))?;
+        }
         let mut opening = LogRecovery::new(path, RecoveryMode::Repair(options.sync))?;
         let checkpoint = opening.take_checkpoint();
         if checkpoint.is_none() {
@@ -166,8 +171,9 @@ impl DiskLog {
         if options.sync != SyncMode::Never && (is_new || !report.is_from_checkpoint) {
             // a killed broker may have left several segments unsynced
             for extent in &files {
-                let path = file_path(path, extent.number);
-                File::open(&path).and_then(|file| sync(&file)).map_err(at(&path))?;
+                let file = file_path(path, extent.number);
+                let synced = File::open(&file).and_then(|file| sync(&file));
+                synced.inspect_err(|_| unsynced::mark(path, extent.number)).map_err(at(&file))?;
             }
             sync(&segment.file()).and_then(|()| sync(&File::open(path)?)).map_err(at(path))?;
         }
@@ -306,17 +312,6 @@ impl RecoveryMode {
     }
 }
 
-/// Removes what is left over from stripping when the broker ended; the old files are still there.
-fn remove_unfinished_stripping(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.ends_with(".log.new")) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    Ok(())
-}
-
 /// Numbers of the segments in a directory, in their order.
 pub(super) fn segment_numbers(path: &Path) -> io::Result<Vec<u32>> {
     let entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
@@ -350,7 +345,7 @@ pub(super) struct LogRecovery<'a> {
 impl<'a> LogRecovery<'a> {
     pub(super) fn new(path: &'a Path, mode: RecoveryMode) -> Result<Self, OpenError> {
         if !mode.is_read_only() {
-            remove_unfinished_stripping(path).map_err(at(path))?;
+            remove_unfinished(path).map_err(at(path))?;
         }
         let mut found = Vec::new();
         for number in mode.numbers(path).map_err(at(path))? {

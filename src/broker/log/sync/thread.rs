@@ -12,9 +12,14 @@ use tokio::time::Instant;
 use super::super::segment::{Extent, file_path};
 use super::super::segments::IdRange;
 use super::super::strip::strip;
+use super::super::unsynced;
 use super::gathering::Gathering;
 use super::{Removal, SyncFile, SyncMode, SyncQueue, SyncShared, SyncTarget};
 use crate::io_error::describe;
+
+/// A segment that could not be synced is written again with each new segment that is synced, this many
+/// times; then the broker goes on without.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// State of the thread.
 pub(super) struct SyncThread {
@@ -22,6 +27,14 @@ pub(super) struct SyncThread {
     path: PathBuf,
     directory: File,
     sync: SyncFile,
+    unsynced: Vec<UnsyncedSegment>,
+}
+
+/// A segment that could not be synced.
+struct UnsyncedSegment {
+    number: u32,
+    /// How often it could not be written again.
+    attempts: u32,
 }
 
 /// Work that the thread does at a time.
@@ -52,11 +65,11 @@ enum NextStep {
 
 impl SyncThread {
     pub(super) fn new(shared: Arc<SyncShared>, path: &Path, sync: SyncFile) -> io::Result<Self> {
-        Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync })
+        Ok(Self { shared, path: path.into(), directory: File::open(path)?, sync, unsynced: Vec::new() })
     }
 
     /// Works until the writer's handle is dropped and all work is done.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let mut pace = SyncPace::default();
         while let Some(round) = self.next_round(&mut pace) {
             self.perform(round, &mut pace);
@@ -65,7 +78,7 @@ impl SyncThread {
 
     /// Does the same as a task in a simulated world, where syncing takes virtual time.
     #[cfg(test)]
-    pub(super) async fn run_simulated(self) {
+    pub(super) async fn run_simulated(mut self) {
         let (shared, mut pace) = (self.shared.clone(), SyncPace::default());
         loop {
             let step = self.next_step(&mut shared.work(), &mut pace);
@@ -83,7 +96,7 @@ impl SyncThread {
         }
     }
 
-    fn perform(&self, round: SyncRound, pace: &mut SyncPace) {
+    fn perform(&mut self, round: SyncRound, pace: &mut SyncPace) {
         if let (true, Some(newest)) = (round.is_directory_dirty, round.targets.last()) {
             self.sync_directory(newest);
         }
@@ -172,7 +185,7 @@ impl SyncThread {
 
     /// Syncs the directory: without that, a new segment may be missing after a crash of the
     /// machine.
-    fn sync_directory(&self, newest: &SyncTarget) {
+    fn sync_directory(&mut self, newest: &SyncTarget) {
         match (self.sync)(&self.directory) {
             Ok(()) => self.shared.work().is_removal_paused = false,
             Err(error) => {
@@ -182,18 +195,20 @@ impl SyncThread {
         }
     }
 
-    fn sync(&self, target: SyncTarget) {
+    fn sync(&mut self, target: SyncTarget) {
         let failed_before = self.shared.work().failed;
-        let result = match target.segment > failed_before {
-            true => {
-                let begun = Instant::now();
-                (self.sync)(&target.file).inspect(|()| self.shared.times.record(begun.elapsed()))
-            }
-            false => Ok(()),
-        };
-        if let Err(error) = result {
+        if target.segment > failed_before {
+            let begun = Instant::now();
             let path = file_path(&self.path, target.segment);
-            self.fail(target.segment, &format!("could not sync {}: {}", path.display(), describe(&error)));
+            match (self.sync)(&target.file) {
+                Ok(()) => {
+                    self.shared.times.record(begun.elapsed());
+                    self.rewrite_unsynced(&target);
+                }
+                Err(error) => {
+                    self.fail(target.segment, &format!("could not sync {}: {}", path.display(), describe(&error)));
+                }
+            }
         }
         let failure = {
             let mut work = self.shared.work();
@@ -209,26 +224,67 @@ impl SyncThread {
         });
     }
 
-    fn fail(&self, segment: u32, why: &str) {
+    /// Writes the segments before the target again that could not be synced. If that fails, the target
+    /// has failed, too, so that nothing is acknowledged as if what was noted before were on the disk.
+    fn rewrite_unsynced(&mut self, target: &SyncTarget) {
+        let (older, newer) = std::mem::take(&mut self.unsynced).into_iter().partition(|it| it.number < target.segment);
+        self.unsynced = newer;
+        let mut failure = None;
+        for UnsyncedSegment { number, attempts } in Vec::from(older) {
+            let rewritten = unsynced::rewrite(&self.path, number, &self.sync);
+            let path = file_path(&self.path, number);
+            let path = path.display();
+            match rewritten.and_then(|()| (self.sync)(&self.directory)) {
+                Ok(()) => {
+                    tracing::info!(%path, "written again, after its sync had failed");
+                    unsynced::unmark(&self.path, number);
+                    self.shared.progress.send_modify(|progress| progress.lost.retain(|lost| lost.segment != number));
+                }
+                Err(error) if attempts + 1 < MAX_ATTEMPTS => {
+                    self.unsynced.push(UnsyncedSegment { number, attempts: attempts + 1 });
+                    failure = Some(format!("could not write {path} again: {}", describe(&error)));
+                }
+                Err(error) => tracing::error!(
+                    %path, error = %describe(&error),
+                    "cannot write a segment again whose sync failed: a crash of the machine may undo its last changes; \
+                     the next start tries again"
+                ),
+            }
+        }
+        if let Some(why) = failure {
+            self.fail(target.segment, &why);
+        }
+    }
+
+    fn fail(&mut self, segment: u32, why: &str) {
         tracing::error!(error = %why, "sync failed; publishing is refused until a new segment is synced");
         let mut work = self.shared.work();
         work.failed = segment;
         work.failure = Some(why.into());
         self.shared.has_failure.store(true, Ordering::Relaxed);
+        drop(work);
         self.shared.failure_notify.notify_one();
+        if self.unsynced.iter().all(|known| known.number != segment) {
+            unsynced::mark(&self.path, segment);
+            self.unsynced.push(UnsyncedSegment { number: segment, attempts: 0 });
+        }
     }
 
     /// Removes segments in their order. If the directory cannot be synced after one, the rest waits
     /// until it can, which the next write tries.
-    fn remove(&self, removals: Vec<Removal>) {
+    fn remove(&mut self, removals: Vec<Removal>) {
         let mut removals = removals.into_iter();
         while let Some(Removal { segment, all_but, .. }) = removals.next() {
             let path = file_path(&self.path, segment.number);
             if let Some(keep) = all_but {
                 self.strip(segment, &keep);
-            } else if let Err(error) = fs::remove_file(&path) {
-                let path = path.display();
-                tracing::warn!(%path, error = %describe(&error), "cannot remove a segment without live messages");
+            } else {
+                if let Err(error) = fs::remove_file(&path) {
+                    let path = path.display();
+                    tracing::warn!(%path, error = %describe(&error), "cannot remove a segment without live messages");
+                }
+                unsynced::unmark(&self.path, segment.number);
+                self.unsynced.retain(|unsynced| unsynced.number != segment.number);
             }
             if self.shared.mode == SyncMode::Never {
                 continue;

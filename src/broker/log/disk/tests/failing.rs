@@ -1,11 +1,13 @@
 //! Full disks, and disks that fail to sync.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::super::super::segment::number_of;
 use super::super::super::*;
 use super::world::World;
 use super::*;
@@ -249,12 +251,99 @@ async fn a_failed_sync_is_reported_and_refuses_writes_until_a_new_segment_is_syn
     synced.reached(log.position()).await.unwrap();
     publish(&mut log, 3).unwrap();
     synced.reached(log.position()).await.unwrap();
-    assert!(synced.reached(lost).await.is_err(), "the outcome of lost data does not change");
+    synced.reached(lost).await.expect("it was written again");
     assert!(synced.reached(first).await.is_ok());
     assert_eq!(files(directory.path()), ["0000000001.log", "0000000003.log"], "the segment that was of no use is gone");
     drop(log);
     let world = World::open(&options(directory.path(), SyncMode::Interval, 1 << 20));
     assert_eq!(world.model.messages.keys().collect::<Vec<_>>(), [&2, &3]);
+}
+
+/// Files that a sync failed for: as on Linux, later syncs succeed without what it should have covered.
+fn lost_after_failure(path: &Path) -> (Arc<AtomicBool>, Arc<Mutex<Vec<u64>>>, DiskLog) {
+    let (fails, lost) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let sync = {
+        let (fails, lost) = (fails.clone(), lost.clone());
+        move |file: &File| {
+            if !fails.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            lost.lock().unwrap().push(file.metadata()?.ino());
+            Err(io::Error::other("the disk is broken"))
+        }
+    };
+    let (mut log, _, _) = DiskLog::open_with(&options(path, SyncMode::Always, 1 << 20), Box::new(sync)).unwrap();
+    log.recovered();
+    log.note(&topic_created());
+    log.note(&channel_created());
+    (fails, lost, log)
+}
+
+/// The names of the files, segments and others, that a sync failed for.
+fn lost_files(path: &Path, lost: &Mutex<Vec<u64>>) -> Vec<String> {
+    let is_lost = |name: &String| lost.lock().unwrap().contains(&std::fs::metadata(path.join(name)).unwrap().ino());
+    files(path).into_iter().filter(is_lost).collect()
+}
+
+fn marks(path: &Path) -> Vec<String> {
+    files(path).into_iter().filter(|name| name.ends_with(".unsynced")).collect()
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_should_have_covered_is_written_again_before_anything_is_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let (fails, lost, mut log) = lost_after_failure(path);
+    let mut synced = log.synced();
+    let first = publish(&mut log, 1).unwrap().unwrap();
+    synced.reached(log.position()).await.unwrap();
+    let old = File::options().write(true).open(file_path(path, 1)).unwrap();
+    assert_eq!(read(&mut log, first, 10).unwrap(), [0; 10].as_slice());
+    fails.store(true, Ordering::SeqCst);
+    log.note(&Change::Finished(CHANNEL, 7));
+    log.flush().unwrap();
+    synced.reached(log.position()).await.unwrap_err();
+    assert_eq!(lost_files(path, &lost), ["0000000001.log"]);
+    assert_eq!(marks(path), ["0000000001.log.unsynced"]);
+    fails.store(false, Ordering::SeqCst);
+    log.retry = None;
+    publish(&mut log, 2).unwrap_err();
+    synced.reached(log.position()).await.unwrap();
+    assert!(lost_files(path, &lost).is_empty() && marks(path).is_empty());
+    // the old file is not read any more
+    old.set_len(0).unwrap();
+    assert_eq!(read(&mut log, first, 10).unwrap(), [0; 10].as_slice());
+    publish(&mut log, 2).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_should_have_covered_is_written_again_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let (fails, lost, mut log) = lost_after_failure(path);
+    fails.store(true, Ordering::SeqCst);
+    publish(&mut log, 1).unwrap();
+    log.synced().reached(log.position()).await.unwrap_err();
+    drop(log);
+    assert_eq!(lost_files(path, &lost), ["0000000001.log"]);
+    let world = World::open(&options(path, SyncMode::Interval, 1 << 20));
+    assert_eq!(world.model.messages.len(), 1);
+    assert!(lost_files(path, &lost).is_empty() && marks(path).is_empty());
+}
+
+#[test]
+fn a_segment_whose_sync_fails_at_the_start_is_written_again_by_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let options = options(path, SyncMode::Always, 1 << 20);
+    drop(DiskLog::open(&options).unwrap());
+    let before = std::fs::metadata(file_path(path, 1)).unwrap().ino();
+    let fails = |_: &File| Err(io::Error::other("the disk is broken"));
+    DiskLog::open_with(&options, Box::new(fails)).unwrap_err();
+    assert_eq!(marks(path), ["0000000001.log.unsynced"]);
+    drop(DiskLog::open(&options).unwrap());
+    assert!(marks(path).is_empty());
+    assert_ne!(std::fs::metadata(file_path(path, 1)).unwrap().ino(), before);
 }
 
 #[tokio::test]
@@ -294,7 +383,6 @@ fn after_a_failed_write_another_is_tried_without_any_publish() {
 
 #[test]
 fn parents_of_new_directories_are_synced() {
-    use std::os::unix::fs::MetadataExt;
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     for (mode, is_synced) in [(SyncMode::Always, true), (SyncMode::Interval, true), (SyncMode::Never, false)] {
         let directory = tempfile::tempdir().unwrap();
@@ -331,10 +419,14 @@ async fn a_sync_that_fails_during_a_relocation_keeps_segments_until_they_are_dra
     log.hold(moved.segment, 1, 100);
     log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
+    let cannot_be_written_again = file_path(directory.path(), 2).with_extension("log.new");
+    std::fs::create_dir(&cannot_be_written_again).unwrap();
     fails.store(false, Ordering::SeqCst);
-    log.retry = None;
-    assert!(publish(&mut log, 2).is_err(), "a new segment is begun, and not yet synced");
-    synced.reached(log.position()).await.unwrap();
+    for is_last in [false, false, true] {
+        log.retry = None;
+        assert!(publish(&mut log, 2).is_err(), "a new segment is begun, and not yet synced");
+        assert_eq!(synced.reached(log.position()).await.is_ok(), is_last);
+    }
     publish(&mut log, 2).unwrap();
     synced.reached(log.position()).await.unwrap();
     assert!(files(directory.path()).contains(&"0000000001.log".to_owned()), "its replacement may not be on the disk");
@@ -342,7 +434,8 @@ async fn a_sync_that_fails_during_a_relocation_keeps_segments_until_they_are_dra
     log.flush().unwrap();
     log.spent(moved.segment, 1, 100);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while files(directory.path()) != ["0000000003.log"] {
+    let is_left = |name: &String| number_of(name).is_some_and(|number| number < 5);
+    while files(directory.path()).iter().any(is_left) {
         assert!(Instant::now() < deadline, "{:?}", files(directory.path()));
         log.flush().unwrap();
         synced.reached(log.position()).await.unwrap();
@@ -367,7 +460,7 @@ async fn a_relocated_message_is_synced_before_its_segment_is_removed() {
     log.spent(location.segment, 1, 100);
     assert!(synced.reached(log.position()).await.is_err());
     drop(log);
-    assert_eq!(files(directory.path()), ["0000000001.log", "0000000002.log"]);
+    assert_eq!(files(directory.path()), ["0000000001.log", "0000000002.log", "0000000002.log.unsynced"]);
 
     let world = World::open(&options(directory.path(), SyncMode::Interval, 1 << 20));
     assert_eq!(world.model.messages.len(), 1, "the carried one replaces the first");
