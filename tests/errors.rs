@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Doors, Finished, Mqueue, Nsqd, consumer, mqueue, needs, wait_until};
+use crate::support::{Doors, Finished, Mqueue, Nsqd, at_once_on, consumer, mqueue, needs, wait_until};
 
 /// Makes `count` dead letters of `foo`, with the bodies `body 0`, `body 1` …
 fn given_up(count: usize) -> Nsqd {
@@ -277,7 +277,7 @@ fn a_single_group_stream_with_another_group_is_refused() {
 #[test]
 fn letters_that_name_another_stream_or_group_stay_unless_a_target_is_given() {
     needs!("nsqd");
-    for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+    at_once_on([Nsqd::real(&[]), Nsqd::embedded(&[])], |nsqd| {
         nsqd.create("foo", "1");
         nsqd.create("payments", "1");
         for (stream, group) in [("payments", "1"), ("foo", "9")] {
@@ -286,20 +286,20 @@ fn letters_that_name_another_stream_or_group_stay_unless_a_target_is_given() {
             );
             nsqd.publish("foo.dead", format!("{line}\nforged").as_bytes());
         }
-        let dry = done(&nsqd, "--redrive --dry-run");
+        let dry = done(nsqd, "--redrive --dry-run");
         for words in ["would redrive 0 of 2 letters", "1 of them name another stream"] {
             assert!(dry.stderr.contains(words), "{words}: {}", dry.stderr);
         }
-        let none = errors(&nsqd, "--redrive --yes").run();
+        let none = errors(nsqd, "--redrive --yes").run();
         assert_eq!(none.code, Some(5), "nothing was done: {}", none.stderr);
         for words in ["0 published again, 2 left", "1 of them name another stream", "1 of them name a group"] {
             assert!(none.stderr.contains(words), "{words}: {}", none.stderr);
         }
         assert_eq!((nsqd.published("payments"), nsqd.published("foo")), (0, 0));
         wait_until("both to be back", || nsqd.channel("foo.dead", "errors").deferred_count == 0);
-        done(&nsqd, "--redrive --yes --to other");
+        done(nsqd, "--redrive --yes --to other");
         assert_eq!((nsqd.published("payments"), nsqd.published("foo"), nsqd.published("other")), (0, 0, 2));
-    }
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use mqueue::worker::DeadLetter;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Doors, Mqueue, Nsqd, Told, Web, mqueue, needs, wait_until};
+use crate::support::{Client, Doors, Mqueue, Nsqd, Told, Web, at_once_on, mqueue, needs, wait_until};
 
 /// Publishes a dead letter of `orders` and `billing`.
 pub(crate) fn add_letter(nsqd: &Nsqd, reason: &str, body: &[u8]) {
@@ -106,15 +106,15 @@ fn a_list_has_a_hundred_letters_and_says_whether_these_are_all() {
 #[test]
 fn a_single_letter_is_opened_whole_retried_and_dropped() {
     needs!("nsqd");
-    for nsqd in [Nsqd::real(&[]), Nsqd::embedded(&[])] {
+    at_once_on([Nsqd::real(&[]), Nsqd::embedded(&[])], |nsqd| {
         nsqd.create("orders", "billing");
         let long = "é".repeat(100_000);
         for number in 0..30 {
-            add_letter_with(&nsqd, &format!("{number:016x}"), "exit status 1", format!("order {number}").as_bytes());
+            add_letter_with(nsqd, &format!("{number:016x}"), "exit status 1", format!("order {number}").as_bytes());
         }
-        add_letter_with(&nsqd, "00000000000000ff", "too long", long.as_bytes());
-        add_letter_with(&nsqd, "00000000000000fe", "binary", b"\xff\x00");
-        let (web, _file) = with_token(&nsqd, "");
+        add_letter_with(nsqd, "00000000000000ff", "too long", long.as_bytes());
+        add_letter_with(nsqd, "00000000000000fe", "binary", b"\xff\x00");
+        let (web, _file) = with_token(nsqd, "");
         let mut events = web.events();
         events.wait_for("the letters", |stream| stream["dead_letters"] == 32);
         let list = letters(&web, "list", "");
@@ -161,7 +161,7 @@ fn a_single_letter_is_opened_whole_retried_and_dropped() {
                 web.get(&format!("/api/letter?stream=orders&group=billing&id=00000000000000ff&died={died}")).json();
             assert_eq!((&looked["body"], &looked["reason"]), (&long.as_str().into(), &"too long".into()));
         }
-    }
+    });
 }
 
 #[test]

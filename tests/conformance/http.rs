@@ -142,7 +142,8 @@ fn http_requests_are_answered_like_nsqd() {
     for (path, size) in [("/pub?topic=a", 1 << 20), ("/mpub?topic=a", 1 << 20), ("/mpub?topic=a", 5 << 20)] {
         for size in [size, size + 1] {
             let text: &'static str = Box::leak("x".repeat(size).into_boxed_str());
-            let lines: &'static str = Box::leak("x\n".repeat(size / 2).into_boxed_str());
+            let lines = format!("{}\n", "x".repeat(62)).repeat(size.div_ceil(63));
+            let lines: &'static str = Box::leak(lines[..size].to_owned().into_boxed_str());
             requests.extend([("POST", path, text), ("POST", path, lines)]);
         }
     }

@@ -97,19 +97,22 @@ fn backend_depth_equals_nsqd() {
 
 /// Plays scripts against each broker; fails with all differences to nsqd's transcripts.
 #[track_caller]
-fn compare<S>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String) {
+fn compare<S: Sync>(scripts: &[S], name: impl Fn(&S) -> String, play: impl Fn(&Nsqd, &S) -> String + Sync) {
     // the scripts' client reads no compressed bytes
     let plain = ["--snappy=false", "--deflate=false"];
     let nsqd = Nsqd::real(&plain);
     let memory = Nsqd::embedded(&["--memory", plain[0], plain[1]]);
-    let others = [("--memory", memory), ("the log", Nsqd::embedded(&plain))];
+    let on_disk = Nsqd::embedded(&plain);
     let mut differences = String::new();
     for script in scripts {
         eprintln!("{}", name(script));
-        let expected = play(&nsqd, script);
+        let [expected, in_memory, logged] = std::thread::scope(|scope| {
+            let play = &play;
+            let playing = [&nsqd, &memory, &on_disk].map(|broker| scope.spawn(move || play(broker, script)));
+            playing.map(|playing| playing.join().expect("a transcript"))
+        });
         assert!(!expected.is_empty(), "{}: nsqd said nothing", name(script));
-        for (kind, broker) in &others {
-            let got = play(broker, script);
+        for (kind, got) in [("--memory", in_memory), ("the log", logged)] {
             if got != expected {
                 differences += &format!("{} ({kind})\n  nsqd:   {expected}\n  mqueue: {got}\n", name(script));
             }

@@ -68,6 +68,15 @@ pub fn wait_or_tell(patience: Duration, failure: impl Fn() -> String, mut condit
     }
 }
 
+/// Runs a test on these brokers at once, for tests that mostly wait.
+pub fn at_once_on<const N: usize>(brokers: [Nsqd; N], test: impl Fn(&Nsqd) + Sync) {
+    std::thread::scope(|scope| {
+        for broker in &brokers {
+            scope.spawn(|| test(broker));
+        }
+    });
+}
+
 /// Reports that a test is skipped, and why; fails with MQUEUE_REQUIRE_PEERS=1.
 #[track_caller]
 #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
