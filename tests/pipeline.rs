@@ -446,6 +446,31 @@ fn a_second_signal_gives_up_unpublished_messages_without_acknowledging_them() {
 }
 
 #[test]
+fn packets_that_a_second_signal_gives_up_are_counted() {
+    needs!("nsqd");
+    let ground = Ground::new();
+    let mut ingest = ground.ingest("udp:127.0.0.1:0", "--queue 4096 --report json");
+    let stderr = ingest.stderr();
+    let port = stderr.split("udp:127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("a port");
+    ground.nsqd.signal(Signal::SIGSTOP);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    for _ in 0..100 {
+        socket.send_to(&[b'x'; 1000], format!("127.0.0.1:{port}")).expect("the kernel takes it");
+    }
+    // one is being published, some wait for it, and the rest waits in the socket
+    wait_until("one is read", || ingest.stdout().lines().last().is_some_and(|line| !line.contains("\"read\":0,")));
+    wait_until("it ends", || {
+        ingest.signal(Signal::SIGTERM);
+        ingest.has_ended()
+    });
+    let ended = ingest.finish();
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    let last = ended.stdout.lines().last().expect("a line");
+    assert!(last.starts_with(r#"{"read":100,"published":0,"#) && last.contains(r#""dropped":0,"#), "{last}");
+    ground.nsqd.signal(Signal::SIGCONT);
+}
+
+#[test]
 fn systemd_is_notified_of_start_status_and_stop() {
     needs!("nsqd");
     let ground = Ground::new();

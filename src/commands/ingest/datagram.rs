@@ -14,7 +14,7 @@ use bytes::Bytes;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::drops::KernelDrops;
 use super::listen::IngestSocketFile;
@@ -34,6 +34,8 @@ const MAX_PACKET: usize = 1 << 20;
 const SILENCE: Duration = Duration::from_millis(20);
 /// Pause after a receive error.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest time in which packets are counted that are left when the program ends.
+const COUNTING: Duration = Duration::from_secs(1);
 /// Interval at which the kernel's drop counter is read.
 const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,14 @@ impl Datagrams {
             Self::Udp(socket) => socket.recv(into).await,
         }
     }
+
+    /// Receives a packet that is there already.
+    fn try_receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(socket) => socket.try_recv(into),
+            Self::Udp(socket) => socket.try_recv(into),
+        }
+    }
 }
 
 /// Receives and publishes until the program stops; then publishes the packets already here.
@@ -85,10 +95,11 @@ pub(super) async fn serve(
     let room = Arc::new(Semaphore::new(queue as usize));
     let mut receiver = Receiver { socket, file, max, room, queue, publisher: publisher.clone() };
     let work = async { tokio::join!(receiver.run(sender), publish(packets, &publisher)) };
-    tokio::select! {
-        ((), ()) = work => {}
+    let given_up = tokio::select! {
+        ((), given_up) = work => given_up,
         never = watch(&mut drops, &publisher) => match never {},
-    }
+    };
+    publisher.stats.read(given_up + receiver.count_unreceived());
     // before the socket closes: the last look at its drops
     count(&mut drops, &publisher);
     drop(receiver);
@@ -138,6 +149,15 @@ impl Receiver {
         }
     }
 
+    /// Counts the packets that are left in the socket when the program ends at once.
+    fn count_unreceived(&self) -> u64 {
+        let (begun, mut buffer, mut left) = (Instant::now(), [0], 0);
+        while begun.elapsed() < COUNTING && self.socket.try_receive(&mut buffer).is_ok() {
+            left += 1;
+        }
+        left
+    }
+
     async fn take(&self, received: io::Result<usize>, buffer: &[u8], sender: &mpsc::UnboundedSender<Packet>) {
         match received {
             Ok(0) => self.publisher.stats.unusable(1, 0),
@@ -146,7 +166,7 @@ impl Receiver {
                 let cost = u32::try_from(length + PACKET_OVERHEAD).unwrap_or(u32::MAX).min(self.queue);
                 let room = tokio::select! {
                     room = self.room.clone().acquire_many_owned(cost) => room.expect("it is never closed"),
-                    () = self.publisher.shutdown.now.cancelled() => return,
+                    () = self.publisher.shutdown.now.cancelled() => return self.publisher.stats.read(1),
                 };
                 let _ = sender.send(Packet(Bytes::copy_from_slice(&buffer[..length]), room));
             }
@@ -158,13 +178,20 @@ impl Receiver {
     }
 }
 
-async fn publish(mut packets: mpsc::UnboundedReceiver<Packet>, publisher: &FeedPublisher) {
+/// Publishes until the receiver ends; returns the number of packets that were given up.
+async fn publish(mut packets: mpsc::UnboundedReceiver<Packet>, publisher: &FeedPublisher) -> u64 {
     let mut batch = Vec::with_capacity(BATCH);
     while packets.recv_many(&mut batch, BATCH).await > 0 {
         let (bodies, room): (Vec<Bytes>, Vec<_>) = batch.drain(..).map(|Packet(body, room)| (body, room)).unzip();
-        if let Err(PublishAborted) = publisher.publish(bodies).await {
-            return;
-        }
+        let published = publisher.publish(bodies).await;
         drop(room);
+        if let Err(PublishAborted) = published {
+            let mut given_up = 0;
+            while packets.recv().await.is_some() {
+                given_up += 1;
+            }
+            return given_up;
+        }
     }
+    0
 }

@@ -7,6 +7,9 @@ use std::os::fd::AsFd;
 
 use tokio::net::UdpSocket;
 
+/// The table is read up to this many times, because a read may miss a socket while others come and go.
+const READS: usize = 5;
+
 /// The drop counter of a socket.
 #[derive(Debug)]
 pub(super) struct KernelDrops {
@@ -25,10 +28,14 @@ impl KernelDrops {
 
     /// Returns the number of drops since the last call.
     pub(super) fn count_new(&mut self) -> u64 {
-        let tables =
-            ["/proc/self/net/udp", "/proc/self/net/udp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
-        let now = tables.iter().find_map(|table| drops_of(table, self.inode)).unwrap_or(self.known);
+        let now = (0..READS).find_map(|_| self.read()).unwrap_or(self.known);
         now.saturating_sub(std::mem::replace(&mut self.known, now))
+    }
+
+    fn read(&self) -> Option<u64> {
+        ["/proc/self/net/udp", "/proc/self/net/udp6"]
+            .iter()
+            .find_map(|path| drops_of(&std::fs::read_to_string(path).unwrap_or_default(), self.inode))
     }
 }
 

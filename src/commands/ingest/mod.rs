@@ -19,7 +19,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::datagram::Datagrams;
@@ -40,6 +40,8 @@ use mqueue::systemd::Notifier;
 
 /// Time without nsqd after which the outage is logged.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the sockets' tasks to count what they give up.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Runs the command to its end.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -73,6 +75,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         () = tasks.wait() => publisher.stats.exit(),
         never = report_progress(&publisher, &shutdown, lines) => match never {},
     };
+    if exit == Exit::Interrupted {
+        // the tasks count what they give up
+        let _ = timeout(ENDING, tasks.wait()).await;
+    }
     // usually sent by `report_progress` already
     Notifier.stopping();
     publisher.stats.warn();
