@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -36,9 +35,9 @@ fn main() -> ExitCode {
     if let Some(exit) = commands::completions::answer(&words) {
         return exit;
     }
-    let cli = match Cli::try_parse_from(&words) {
+    let cli = match cli::parse(&words) {
         Ok(cli) => cli,
-        Err(error) => return print_clap_error(&cli::grouped_by_task(error), &words),
+        Err(error) => return print_clap_error(&error, &words),
     };
     match command_line::with_config_file(cli, &words).map_err(anyhow::Error::from).and_then(start) {
         Ok(exit) => exit.into(),

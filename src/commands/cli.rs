@@ -1,6 +1,7 @@
 //! The command line: the subcommands, each declared in the `args.rs` of its folder, and the help of
 //! the program.
 
+use std::ffi::OsString;
 use std::fmt::Write;
 
 use clap::builder::StyledStr;
@@ -103,14 +104,45 @@ pub(crate) fn whole_command_line() -> clap::Command {
     cli
 }
 
-/// Replaces the list of commands in `mqueue --help` by one that is grouped by task. Only a request
-/// for help pays for it.
-pub(crate) fn grouped_by_task(told: clap::Error) -> clap::Error {
-    if !matches!(told.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
-        return told;
-    }
+/// Parses the command line. The error is for people: the list of commands in `mqueue --help` is
+/// grouped by task, and a negative number is named as the value of its flag.
+pub(crate) fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words).map_err(|told| match told.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => grouped_by_task(told),
+        ErrorKind::UnknownArgument => Cli::try_parse_from(with_negative_values(words)).err().unwrap_or(told),
+        _ => told,
+    })
+}
+
+/// Only a request for help pays for it.
+fn grouped_by_task(told: clap::Error) -> clap::Error {
     let template = help_template(&whole_command_line());
     Cli::command().help_template(template).try_get_matches().err().unwrap_or(told)
+}
+
+/// Joins each flag with the negative number that follows it, which clap takes for a flag.
+fn with_negative_values(words: &[OsString]) -> Vec<OsString> {
+    let is_number = |word: &OsString| {
+        let digits = word.to_str().and_then(|word| word.strip_prefix('-'));
+        digits.is_some_and(|digits| digits.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let mut joined: Vec<OsString> = Vec::new();
+    let flags = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    for word in &words[..flags] {
+        match joined.last_mut().filter(|flag| is_number(word) && is_flag_without_value(flag)) {
+            Some(flag) => {
+                flag.push("=");
+                flag.push(word);
+            }
+            None => joined.push(word.clone()),
+        }
+    }
+    joined.extend_from_slice(&words[flags..]);
+    joined
+}
+
+fn is_flag_without_value(word: &OsString) -> bool {
+    word.to_str().is_some_and(|word| word.starts_with('-') && word.len() > 1 && !word.contains('='))
 }
 
 /// The help of the program: usage, the commands by task, the options.
@@ -195,6 +227,24 @@ mod tests {
             assert!(!about.is_empty() && about.len() <= 65, "{name}: {} characters: {about}", about.len());
             let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
             assert!(long.len() > about.len(), "{name} has no long description: {long}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_named_as_the_value_of_its_flag() {
+        for (line, told) in [
+            ("mqueue peek jobs --count -1", "invalid value '-1' for '--count"),
+            ("mqueue peek jobs -n -1", "invalid value '-1' for '--count"),
+            (
+                "mqueue consumer --stream a --group b --timeout -5s --broker-tcp-address=x:1",
+                "invalid value '-5s' for '--timeout",
+            ),
+            ("mqueue peek -1", "unexpected argument '-1'"),
+            ("mqueue peek -- --count -1", "unexpected argument '-1'"),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let text = parse(&words).unwrap_err().to_string();
+            assert!(text.contains(told), "{line}: {text}");
         }
     }
 
