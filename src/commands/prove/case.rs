@@ -175,6 +175,9 @@ impl<T: Target> RunningCase<'_, T> {
             played = self.play_fault(process, phase) => played,
             () = work => Ok(()),
         };
+        if !phase.fault.ends_process() {
+            self.fault(phase.fault, 0);
+        }
         if process.has_ended() {
             return Ok(Err(format!("it ended by itself{}", process.last_words())));
         }
@@ -182,7 +185,6 @@ impl<T: Target> RunningCase<'_, T> {
             return Ok(Err(format!("{failure}{}", process.last_words())));
         }
         if !phase.fault.ends_process() {
-            self.fault(phase.fault, 0);
             return Ok(Ok(()));
         }
         let dropped = self.cut(process, phase.fault).await?;
