@@ -96,7 +96,8 @@ impl Disk {
             state.result(fails)?;
             if fs::metadata(&folder)?.ino() == about.ino() {
                 copy_names(&folder, &names)?;
-                let is_lost = |name: &String| number(&folder.join(name)).is_some_and(|file| state.lost.contains_key(&file));
+                let is_lost =
+                    |name: &String| number(&folder.join(name)).is_some_and(|file| state.lost.contains_key(&file));
                 if !list(&folder).iter().any(is_lost) {
                     state.unsynced_since = None;
                 }

@@ -35,7 +35,12 @@ pub(super) fn replace(
 pub(super) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().to_str().and_then(|name| name.strip_suffix(UNFINISHED)).is_some_and(|name| name.ends_with('.')) {
+        if entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_suffix(UNFINISHED))
+            .is_some_and(|name| name.ends_with('.'))
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
