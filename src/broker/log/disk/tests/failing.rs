@@ -290,7 +290,7 @@ fn marks(path: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_a_failed_sync_should_have_covered_is_written_again_before_anything_is_acknowledged() {
+async fn data_of_a_failed_sync_is_written_again_before_anything_is_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let (fails, lost, mut log) = lost_after_failure(path);
@@ -317,7 +317,7 @@ async fn what_a_failed_sync_should_have_covered_is_written_again_before_anything
 }
 
 #[tokio::test]
-async fn what_a_failed_sync_should_have_covered_is_written_again_after_a_restart() {
+async fn data_of_a_failed_sync_is_written_again_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let (fails, lost, mut log) = lost_after_failure(path);
