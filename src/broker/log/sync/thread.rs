@@ -126,7 +126,7 @@ impl SyncThread {
     fn next_step(&self, work: &mut SyncQueue, pace: &mut SyncPace) -> NextStep {
         let removals = self.removable(work);
         let wait = match (self.shared.mode, work.targets.is_empty()) {
-            (SyncMode::Interval, false) if !self.shared.is_due(work) => {
+            (SyncMode::Interval, false) if !self.shared.is_due(work) && work.failure.is_none() => {
                 let due = *pace.due.get_or_insert_with(|| Instant::now() + self.shared.interval);
                 due.saturating_duration_since(Instant::now())
             }
@@ -197,7 +197,10 @@ impl SyncThread {
 
     fn sync(&mut self, target: SyncTarget) {
         let failed_before = self.shared.work().failed;
-        if target.segment > failed_before {
+        if target.segment <= failed_before {
+            // also an older one, if the folder could not be synced
+            self.add_unsynced(target.segment);
+        } else {
             let begun = Instant::now();
             let path = file_path(&self.path, target.segment);
             match (self.sync)(&target.file) {
@@ -264,9 +267,13 @@ impl SyncThread {
         self.shared.has_failure.store(true, Ordering::Relaxed);
         drop(work);
         self.shared.failure_notify.notify_one();
-        if self.unsynced.iter().all(|known| known.number != segment) {
-            unsynced::mark(&self.path, segment);
-            self.unsynced.push(UnsyncedSegment { number: segment, attempts: 0 });
+        self.add_unsynced(segment);
+    }
+
+    fn add_unsynced(&mut self, number: u32) {
+        if self.unsynced.iter().all(|known| known.number != number) {
+            unsynced::mark(&self.path, number);
+            self.unsynced.push(UnsyncedSegment { number, attempts: 0 });
         }
     }
 

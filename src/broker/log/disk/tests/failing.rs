@@ -316,6 +316,49 @@ async fn data_of_a_failed_sync_is_written_again_before_anything_is_acknowledged(
     publish(&mut log, 2).unwrap();
 }
 
+/// The first round of syncs is of two segments, and ends at the folder: neither of them is synced.
+#[tokio::test]
+async fn segments_before_a_failed_sync_of_the_folder_are_written_again_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let synced_files: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let fails = Arc::new(AtomicBool::new(false));
+    let sync = {
+        let (fails, synced_files) = (fails.clone(), synced_files.clone());
+        move |file: &File| {
+            if fails.load(Ordering::SeqCst) {
+                return Err(io::Error::other("the disk is broken"));
+            }
+            synced_files.lock().unwrap().push(file.metadata()?.ino());
+            Ok(())
+        }
+    };
+    let options = options(path, SyncMode::Interval, 1 << 20);
+    let options = LogOptions { interval: Duration::from_secs(3600), sync_every: Some(2), ..options };
+    let (mut log, _, _) = DiskLog::open_with(&options, Box::new(sync)).unwrap();
+    log.recovered();
+    log.note(&topic_created());
+    log.note(&channel_created());
+    let mut synced = log.synced();
+    synced_files.lock().unwrap().clear();
+    publish(&mut log, 1).unwrap();
+    log.begin_segment(0).unwrap();
+    fails.store(true, Ordering::SeqCst);
+    publish(&mut log, 2).unwrap();
+    synced.reached(log.position()).await.unwrap_err();
+    assert_eq!(marks(path), ["0000000001.log.unsynced", "0000000002.log.unsynced"]);
+    fails.store(false, Ordering::SeqCst);
+    log.retry = None;
+    publish(&mut log, 3).unwrap_err();
+    // without waiting for the interval
+    synced.reached(log.position()).await.unwrap();
+    assert!(marks(path).is_empty());
+    for name in files(path) {
+        let file = std::fs::metadata(path.join(&name)).unwrap().ino();
+        assert!(synced_files.lock().unwrap().contains(&file), "{name} was synced");
+    }
+}
+
 #[tokio::test]
 async fn data_of_a_failed_sync_is_written_again_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
