@@ -230,10 +230,11 @@ impl SyncThread {
     /// Writes the segments before the target again that could not be synced. If that fails, the target
     /// has failed, too, so that nothing is acknowledged as if what was noted before were on the disk.
     fn rewrite_unsynced(&mut self, target: &SyncTarget) {
-        let (older, newer) = std::mem::take(&mut self.unsynced).into_iter().partition(|it| it.number < target.segment);
+        let (older, newer): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unsynced).into_iter().partition(|it| it.number < target.segment);
         self.unsynced = newer;
         let mut failure = None;
-        for UnsyncedSegment { number, attempts } in Vec::from(older) {
+        for UnsyncedSegment { number, attempts } in older {
             let rewritten = unsynced::rewrite(&self.path, number, &self.sync);
             let path = file_path(&self.path, number);
             let path = path.display();
