@@ -9,7 +9,7 @@ use mqueue::proto::{Command as Nsq, TopicName};
 
 use crate::bare::Bare;
 use crate::least::Least;
-use crate::measured::{bench, bench_at, figure, nsqd};
+use crate::measured::{bench, figure, nsqd};
 use crate::support::{Nsqd, peer};
 use crate::{Goal, Round, compare, report};
 
@@ -63,14 +63,8 @@ fn both(server: &Nsqd) -> f64 {
     figure(&report, "/handled/messages_per_s")
 }
 
-const SINGLE: &str = "publish --batch 1 --connections 8 --duration 2s";
-
 fn single(server: &Nsqd) -> f64 {
-    figure(&bench(server, SINGLE), "/published/messages_per_s")
-}
-
-fn single_at(tcp: &str) -> f64 {
-    figure(&bench_at(&["--nsqd-tcp-address", tcp], SINGLE), "/published/messages_per_s")
+    figure(&bench(server, "publish --batch 1 --connections 8 --duration 2s"), "/published/messages_per_s")
 }
 
 /// The server's memory with a million messages, in megabytes.
@@ -127,8 +121,8 @@ pub fn run() {
     report(
         "single PUBs on 8 connections, 200 B",
         "messages/s",
-        &compare(with_least(single, single_at)),
-        &[(1, 0, Some(Goal::AtLeast(1.6))), (2, 0, half), (1, 3, None)],
+        &compare(rounds(single)),
+        &[(1, 0, Some(Goal::AtLeast(1.6))), (2, 0, half)],
     );
     let mut queued = rounds(queue_a_million);
     queued.push(("nsqd, as it comes (10,000 in memory)", round(Nsqd::start, queue_a_million)));

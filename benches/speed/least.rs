@@ -1,7 +1,7 @@
 //! A minimal broker with a thread for each connection: the remaining time is the client's and the
 //! kernel's, which no broker can reduce.
 //!
-//! It answers each PUB and MPUB when it has read it, and keeps its bytes while the client is connected. A
+//! It answers each MPUB when it has read it, and keeps its bytes while the client is connected. A
 //! consumer gets the same message again and again, as many as its RDY allows and one more for each
 //! FIN.
 
@@ -62,7 +62,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         let mut due = 0;
         match line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default() {
             b"SUB" => stream.write_all(&ok)?,
-            b"IDENTIFY" | b"PUB" | b"MPUB" => {
+            b"IDENTIFY" | b"MPUB" => {
                 let mut length = [0; 4];
                 incoming.read_exact(&mut length)?;
                 let length = u64::from(u32::from_be_bytes(length));

@@ -42,13 +42,9 @@ impl Broker {
 
 /// The report of `mqueue bench ARGS`.
 pub fn bench(server: &Nsqd, args: &str) -> Value {
-    bench_at(&["--nsqd-tcp-address", &server.tcp(), "--nsqd-http-address", &server.http()], args)
-}
-
-/// The same, on the server that these flags name.
-pub fn bench_at(server: &[&str], args: &str) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mqueue"));
-    command.arg("bench").args(args.split(' ')).args(["--output", "json", "--log", "error"]).args(server);
+    command.arg("bench").args(args.split(' ')).args(["--output", "json", "--log", "error"]);
+    command.args(["--nsqd-tcp-address", &server.tcp(), "--nsqd-http-address", &server.http()]);
     let output = command.output().unwrap();
     assert!(output.status.success(), "bench {args}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
